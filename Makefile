@@ -1,0 +1,43 @@
+# Everything starts here: a fresh clone needs Python 3.11+ and make, nothing else.
+#   make demo     the whole mesh, real parts, every step shown
+#   make test     all tests
+#   make check    format, lint, types, import contracts, protos, spelling, dependencies
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix gen bench lock release-image
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+setup:  ## make .venv from the lock (hashes checked) and install chatmesh editable
+	@sh tools/setup.sh
+
+demo: setup  ## start the mesh and walk through login, message, push and catch-up
+	@$(VENV)/bin/chatmesh demo
+
+test: setup  ## all tests; PYTEST_ARGS="-k up -x" chooses
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: setup  ## load from separate client processes on an embedded mesh
+	@$(VENV)/bin/chatmesh bench messages
+
+check: setup  ## everything that needs no running server
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh tools/check.sh
+
+fix: setup  ## what can be repaired by itself: format, sorted imports, simple lint
+	@$(VENV)/bin/ruff check --fix --quiet . || true
+	@$(VENV)/bin/ruff format --quiet .
+	@$(VENV)/bin/buf format --write protos
+
+gen: setup  ## stubs from protos/ into chatmesh/v1 and chatmesh/mesh/v1
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) tools/gen_stubs.py
+
+lock: setup  ## pins with hashes from pyproject.toml; UPGRADE=1 takes newer versions
+	@sh tools/lock.sh
+
+release-image: setup  ## the contract's image that later changes must not break
+	@$(VENV)/bin/buf build protos --as-file-descriptor-set --output protos/released.binpb

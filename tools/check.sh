@@ -1,0 +1,31 @@
+#!/bin/sh
+# Runs every check, also after one failed, and says at the end which failed. Called by `make check`,
+# which puts .venv/bin on PATH.
+set -u
+cd "$(dirname "$0")/.."
+failed=""
+
+check() {
+    name=$1
+    shift
+    printf '== %s\n' "$name"
+    if ! "$@"; then
+        failed="$failed $name"
+    fi
+}
+
+check lint ruff check --quiet .
+check format ruff format --check .
+check types mypy
+check imports lint-imports
+check buf-lint buf lint protos
+check breaking python tools/check_breaking.py
+check stubs python tools/gen_stubs.py --check
+check spelling codespell
+check dependencies deptry .
+
+if [ -n "$failed" ]; then
+    printf 'check: failed:%s\n' "$failed"
+    exit 1
+fi
+echo "check: all good"

@@ -34,7 +34,7 @@ fix: setup  ## what can be repaired by itself: format, sorted imports, simple li
 	@$(VENV)/bin/buf format --write protos
 
 gen: setup  ## stubs from protos/ into chatmesh/v1 and chatmesh/mesh/v1
-	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) tools/gen_stubs.py
+	@$(PY) tools/gen_stubs.py
 
 lock: setup  ## pins with hashes from pyproject.toml; UPGRADE=1 takes newer versions
 	@sh tools/lock.sh

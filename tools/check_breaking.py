@@ -47,8 +47,10 @@ def main() -> int:
         print(report or "breaking: nothing, against the last release")
         return 1 if status else 0
     if tags := git("tag", "--list", "v*"):
-        print(f"breaking: released as {tags.split()[-1]}, but {IMAGE} is missing: "
-              "check that tag out, run `make release-image`, commit the file")
+        print(
+            f"breaking: released as {tags.split()[-1]}, but {IMAGE} is missing: "
+            "check that tag out, run `make release-image`, commit the file"
+        )
         return 1
     changed = git("rev-list", "-1", "HEAD", "--", "protos/chatmesh")
     before = git("rev-parse", "--verify", "--quiet", f"{changed}^") if changed else ""

@@ -2,7 +2,7 @@
 # Makes .venv from requirements.lock, every download checked against its hash, and installs chatmesh
 # editable. Does nothing when .venv already holds this lock, this pyproject.toml and this Python.
 #
-# Needs Python 3.11 or newer only; PYTHON=... chooses one. Uses uv when it is on PATH (quicker),
+# Needs Python 3.11 or newer only; PYTHON=... chooses the one to make .venv with. Uses uv when it is on PATH (quicker),
 # else pip.
 set -eu
 cd "$(dirname "$0")/.."
@@ -38,8 +38,7 @@ print(h.hexdigest())
 PY
 }
 
-if [ -x $venv/bin/python ] && is_new_enough $venv/bin/python \
-    && { [ -z "${PYTHON:-}" ] || [ -f $venv/chatmesh.stamp ]; }; then
+if [ -x $venv/bin/python ] && is_new_enough $venv/bin/python; then
     python=$venv/bin/python
 else
     python=$(find_python)
@@ -57,16 +56,43 @@ if [ "$(cat $venv/chatmesh.stamp 2>/dev/null)" = "$want" ]; then
 fi
 rm -f $venv/chatmesh.stamp
 
-say "installing $(grep -c '==' requirements.lock) packages (the first time takes a minute or two)"
+log=$venv/setup.log
+total=$(grep -c '==' requirements.lock)
+
+# Runs an installer with its talk kept in the log, and tells how far it is every few seconds.
+quietly() {
+    "$@" >>$log 2>&1 &
+    installer=$!
+    ticks=0
+    while kill -0 $installer 2>/dev/null; do
+        sleep 0.2
+        ticks=$((ticks + 1))
+        if [ $((ticks % 25)) -eq 0 ]; then
+            if grep -q '^Installing collected' $log; then
+                doing="unpacking"
+            else
+                doing="$(grep -c '^ *Collecting' $log) downloaded"
+            fi
+            say "$doing, $((ticks / 5)) s"
+        fi
+    done
+    if ! wait $installer; then
+        tail -n 30 $log >&2
+        say "failed: $*"
+        exit 1
+    fi
+}
+
+: >$log
+say "installing $total packages (the first time takes a minute or two)"
+# hatchling comes from the lock, so that nothing unchecked is fetched to build with
 if command -v uv >/dev/null 2>&1; then
-    uv pip install --quiet --python $python --require-hashes -r requirements.lock
-    # hatchling comes from the lock, so that nothing unchecked is fetched to build with
-    uv pip install --quiet --python $python --no-deps --no-build-isolation --editable .
+    quietly uv pip install --python $python --require-hashes -r requirements.lock
+    quietly uv pip install --python $python --no-deps --no-build-isolation --editable .
 else
-    $python -m pip install --quiet --disable-pip-version-check --require-hashes \
-        -r requirements.lock
-    $python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-        --editable .
+    pip="$python -m pip --disable-pip-version-check --no-input"
+    quietly $pip install --require-hashes -r requirements.lock
+    quietly $pip install --no-deps --no-build-isolation --editable .
 fi
 printf '%s\n' "$want" >$venv/chatmesh.stamp
 say "ready: $venv/bin/chatmesh"

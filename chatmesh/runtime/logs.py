@@ -1,0 +1,77 @@
+"""Structured logs, set up once at process start.
+
+Rules: configured before the first aio object exists and never again: grpcio can deadlock when
+logging is reconfigured while aio objects are collected (grpc issue 43421). Change levels with
+`set_level`. One line per event of note, never one per message. No content, token or user name.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+_configured = False
+
+
+def configure(service: str, level: str, form: Literal["json", "console"]) -> None:
+    """Send structlog's and the standard library's records to stderr, as JSON lines or for people.
+
+    The second and later calls do nothing.
+    """
+    global _configured
+    if _configured:
+        return
+    _configured = True
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: structlog.typing.Processor
+    if form == "json":
+        shared += [structlog.processors.dict_tracebacks]
+        last = structlog.processors.JSONRenderer()
+    else:
+        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+    def add_service(
+        _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event["service"] = service
+        return event
+
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, add_service],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    set_level(level)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            add_service,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def set_level(level: str) -> None:
+    """Change the level of all loggers at run time (never by reconfiguring)."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """A logger for the module `name`."""
+    bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    return bound

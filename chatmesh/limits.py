@@ -1,0 +1,73 @@
+"""Every limit of the mesh: name, default, unit, reason.
+
+Pure data. Services read the values in force from their settings (``CHATMESH_LIMIT_<NAME>``);
+the ones a client meets are answered in ``welcome.limits``.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit.
+
+    ``low`` and ``high`` bound what a deployment may set; no setting switches a limit off.
+    """
+
+    name: str
+    default: int
+    unit: str
+    low: int
+    high: int
+    reason: str
+
+
+ALL: tuple[Limit, ...] = (
+    Limit("max_content_bytes", 65_536, "bytes", 256, 262_144,
+          "one message must fit a frame, a timeline read and an 8 MiB mesh message many times"),
+    Limit("max_send_batch", 100, "messages", 1, 1_000,
+          "bounds the work that one client frame can ask for"),
+    Limit("max_sends_in_flight", 256, "messages", 1, 4_096,
+          "bounds a session's share of the next commit batches"),
+    Limit("window_entries", 256, "entries", 8, 4_096,
+          "entries written but not acked; past it the device is read from the store again"),
+    Limit("window_bytes", 262_144, "bytes", 65_536, 4_194_304,
+          "what a stalled device may cost in memory"),
+    Limit("frames_per_second", 200, "frames/s", 5, 10_000,
+          "sustained rate of client frames; batches go in one frame"),
+    Limit("frames_burst", 400, "frames", 5, 20_000,
+          "a reconnecting client may resend its outbox at once"),
+    Limit("max_frame_bytes", 1_048_576, "bytes", 65_536, 4_194_304,
+          "largest client frame; also the receive limit of the public listener"),
+    Limit("max_group_members", 1_000, "members", 2, 1_000,
+          "fan-out on write: one timeline row per member and event"),
+    Limit("max_devices", 10, "devices", 1, 100,
+          "each device is a route, a cursor and a push token"),
+    Limit("idle_timeout_seconds", 20, "s", 5, 600,
+          "a session without any frame this long is closed; keeps a half-open one from looking online"),
+    Limit("ack_timeout_seconds", 10, "s", 2, 120,
+          "entries unacked this long are handed over to push"),
+    Limit("edit_window_seconds", 86_400, "s", 0, 31_536_000,
+          "how long a sender may edit"),
+    Limit("key_age_days", 30, "days", 1, 30,
+          "idempotency keys are kept 31 days of key time"),
+    Limit("key_ahead_seconds", 86_400, "s", 60, 86_400,
+          "how far a key's time may lie ahead of the server's clock"),
+    Limit("max_watched_users", 500, "users", 0, 5_000,
+          "interest of one session besides its contacts"),
+    Limit("hello_timeout_seconds", 5, "s", 1, 60,
+          "a stream that says nothing holds a slot"),
+    Limit("max_metadata_pairs", 16, "pairs", 0, 64, "application data carried unchanged"),
+    Limit("max_metadata_bytes", 1_024, "bytes", 0, 8_192, "application data carried unchanged"),
+    Limit("max_mentions", 50, "users", 0, 200, "each is a membership check and a push decision"),
+    Limit("max_attachments", 10, "attachments", 0, 50, "references only"),
+    Limit("max_text_code_points", 16_384, "code points", 1, 65_536,
+          "combining marks make few bytes slow to draw"),
+    Limit("commit_rows", 4_000, "timeline rows", 10, 20_000,
+          "bounds one commit: how long its locks are held"),
+    Limit("outbox_rows", 20_000, "rows", 100, 1_000_000,
+          "unsettled commit batches of one node before sends answer RESOURCE_EXHAUSTED"),
+    Limit("sessions_per_node", 50_000, "sessions", 10, 1_000_000, "memory of one node"),
+)  # fmt: skip
+
+BY_NAME = {limit.name: limit for limit in ALL}

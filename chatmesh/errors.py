@@ -47,6 +47,7 @@ def _row(reason: str, code: grpc.StatusCode, text: str, client: str) -> Refusal:
     return Refusal(reason, code, text, client)
 
 
+# fmt: off
 # -- session ---------------------------------------------------------------------------------
 NO_HELLO = _row("NO_HELLO", _S.FAILED_PRECONDITION,
     "the first frame of a session is hello", "fix the client")
@@ -61,7 +62,8 @@ DEVICE_REFUSED = _row("DEVICE_REFUSED", _S.PERMISSION_DENIED,
 DEVICE_UNKNOWN = _row("DEVICE_UNKNOWN", _S.NOT_FOUND,
     "the caller has no such device", "open a session on it first")
 ACK_BEYOND_SENT = _row("ACK_BEYOND_SENT", _S.INVALID_ARGUMENT,
-    "an ack may not be above what was sent to this session", "fix the client; resume from its store")
+    "an ack may not be above what was sent to this session",
+    "fix the client; resume from its store")
 CURSOR_INVALID = _row("CURSOR_INVALID", _S.FAILED_PRECONDITION,
     "the cursor cannot be resumed from", "take GetSnapshot, then resume from its position")
 RATE_LIMITED = _row("RATE_LIMITED", _S.RESOURCE_EXHAUSTED,
@@ -140,5 +142,7 @@ NODE_UNKNOWN = _row("NODE_UNKNOWN", _S.FAILED_PRECONDITION,
 UNIMPLEMENTED = _row("UNIMPLEMENTED", _S.UNIMPLEMENTED,
     "this server does not offer that yet", "do without")
 
-TABLE: tuple[Refusal, ...] = tuple(row for row in list(globals().values()) if isinstance(row, Refusal))
+# fmt: on
+
+TABLE = tuple(row for row in list(globals().values()) if isinstance(row, Refusal))
 BY_REASON = {row.reason: row for row in TABLE}

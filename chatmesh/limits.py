@@ -44,7 +44,7 @@ ALL: tuple[Limit, ...] = (
     Limit("max_devices", 10, "devices", 1, 100,
           "each device is a route, a cursor and a push token"),
     Limit("idle_timeout_seconds", 20, "s", 5, 600,
-          "a session without any frame this long is closed; keeps a half-open one from looking online"),
+          "a session without any frame this long is closed, so that a half-open one looks offline"),
     Limit("ack_timeout_seconds", 10, "s", 2, 120,
           "entries unacked this long are handed over to push"),
     Limit("edit_window_seconds", 86_400, "s", 0, 31_536_000,

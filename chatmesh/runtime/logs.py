@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Literal
 
 import structlog
@@ -75,3 +76,24 @@ def logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger for the module `name`."""
     bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return bound
+
+
+class LogBudget:
+    """At most so many lines a second; what is above is counted, not written."""
+
+    def __init__(self, per_second: int) -> None:
+        self._per_second = per_second
+        self._second = 0
+        self._used = 0
+        self.suppressed = 0
+
+    def take(self) -> bool:
+        """Whether a line may be written now."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._used = second, 0
+        self._used += 1
+        if self._used > self._per_second:
+            self.suppressed += 1
+            return False
+        return True

@@ -35,6 +35,7 @@ fix: setup  ## what can be repaired by itself: format, sorted imports, simple li
 
 gen: setup  ## stubs from protos/ into chatmesh/v1 and chatmesh/mesh/v1
 	@$(PY) tools/gen_stubs.py
+	@$(PY) tools/error_table.py
 
 lock: setup  ## pins with hashes from pyproject.toml; UPGRADE=1 takes newer versions
 	@sh tools/lock.sh

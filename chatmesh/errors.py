@@ -138,7 +138,40 @@ NO_WORKER = _row("NO_WORKER", _S.RESOURCE_EXHAUSTED,
     "all worker numbers are taken", "stop a sequencer or widen the worker bits")
 NODE_UNKNOWN = _row("NODE_UNKNOWN", _S.FAILED_PRECONDITION,
     "the node has no lease", "send KeepAlive first")
-# -- all ---------------------------------------------------------------------------------------
+# -- login: given by chatmesh.runtime --------------------------------------------------------------
+TOKEN_MISSING = _row("TOKEN_MISSING", _S.UNAUTHENTICATED,
+    "the call carries no bearer token", "send authorization: Bearer <JWT>")
+TOKEN_MALFORMED = _row("TOKEN_MALFORMED", _S.UNAUTHENTICATED,
+    "the bearer token is not a signed JWT", "fetch a new token")
+TOKEN_INVALID = _row("TOKEN_INVALID", _S.UNAUTHENTICATED,
+    "the token is not valid here", "fetch a token of a configured issuer and audience")
+TOKEN_EXPIRED = _row("TOKEN_EXPIRED", _S.UNAUTHENTICATED,
+    "the token's time is over", "fetch a new token; renew_token within a session")
+TOKEN_NOT_YET_VALID = _row("TOKEN_NOT_YET_VALID", _S.UNAUTHENTICATED,
+    "the token is not valid yet", "check the issuer's clock")
+TOKEN_MISMATCH = _row("TOKEN_MISMATCH", _S.UNAUTHENTICATED,
+    "the new token belongs to another user or tenant", "renew with a token of the same user")
+SCOPE_REQUIRED = _row("SCOPE_REQUIRED", _S.PERMISSION_DENIED,
+    "the token lacks the scope that this needs", "see metadata: scope")
+CALLER_UNKNOWN = _row("CALLER_UNKNOWN", _S.UNAUTHENTICATED,
+    "the mesh peer has no service identity", "present a certificate of the mesh")
+CALLER_NOT_ALLOWED = _row("CALLER_NOT_ALLOWED", _S.PERMISSION_DENIED,
+    "this service may not call this method", "none: the arrows are fixed")
+# -- all: given by chatmesh.runtime ----------------------------------------------------------------
+UNDECODABLE = _row("UNDECODABLE", _S.INVALID_ARGUMENT,
+    "the request could not be decoded", "fix the client; compare protos")
+NOT_SERVING = _row("NOT_SERVING", _S.UNAVAILABLE,
+    "the server misses what it needs", "wait, try again; see metadata: missing")
+SHUTTING_DOWN = _row("SHUTTING_DOWN", _S.UNAVAILABLE,
+    "the server is leaving", "connect again: another one answers")
+DEADLINE_EXCEEDED = _row("DEADLINE_EXCEEDED", _S.DEADLINE_EXCEEDED,
+    "the call took longer than its deadline", "repeat under the same key")
+PEER_TIMEOUT = _row("PEER_TIMEOUT", _S.UNAVAILABLE,
+    "another service of the mesh did not answer in time", "repeat under the same key")
+PEER_BUSY = _row("PEER_BUSY", _S.RESOURCE_EXHAUSTED,
+    "another service of the mesh is busy", "wait retry_after, repeat under the same key")
+INTERNAL = _row("INTERNAL", _S.INTERNAL,
+    "internal error", "report it; repeat under the same key")
 UNIMPLEMENTED = _row("UNIMPLEMENTED", _S.UNIMPLEMENTED,
     "this server does not offer that yet", "do without")
 

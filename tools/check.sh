@@ -21,6 +21,7 @@ check imports lint-imports
 check buf-lint buf lint protos
 check breaking python tools/check_breaking.py
 check stubs python tools/gen_stubs.py --check
+check error-table python tools/error_table.py --check
 check spelling codespell
 check dependencies deptry .
 

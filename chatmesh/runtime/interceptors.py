@@ -167,8 +167,9 @@ class _Call:
 
     @staticmethod
     async def _within(seconds: float, work: Awaitable[Any]) -> Any:
+        scope = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as scope:
+            async with scope:
                 return await work
         except TimeoutError:
             if not scope.expired():

@@ -122,7 +122,9 @@ class ServerTls:
         """Server credentials that notice renewed files without a restart."""
         reloader = _CertificateReloader(self)
         return grpc.dynamic_ssl_server_credentials(
-            reloader.load(), reloader.fetch, self.client_ca is not None
+            reloader.load(),
+            reloader.fetch,  # type: ignore[arg-type] # None means unchanged; the stubs forget it
+            self.client_ca is not None,
         )
 
 

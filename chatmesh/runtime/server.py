@@ -16,9 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
+    reflection as grpc_reflection,
+)
+from grpc_reflection.v1alpha import (
+    reflection_pb2_grpc,
+)
 
 from chatmesh.runtime.errors import AddressTaken, StartupError
 from chatmesh.runtime.guards import CallerGuard, IdentityGuard, ReadinessGuard
@@ -106,8 +111,8 @@ class GrpcServer:
         a certificate cannot be used.
         """
         if self._reflection:
-            servicer = reflection.aio.ReflectionServicer(
-                [*self._services, HEALTH_SERVICE, reflection.SERVICE_NAME]
+            servicer = grpc_reflection.aio.ReflectionServicer(
+                [*self._services, HEALTH_SERVICE, grpc_reflection.SERVICE_NAME]
             )
             self._register(
                 reflection_pb2_grpc.add_ServerReflectionServicer_to_server, servicer, guarded=False

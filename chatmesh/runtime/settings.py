@@ -70,6 +70,7 @@ def load(cls: type[SettingsT], environ: Mapping[str, str] | None = None) -> Sett
     """
     values, unreadable = _read(cls, os.environ if environ is None else environ)
     problems = list(unreadable.values())
+    settings: SettingsT | None = None
     try:
         settings = cls(**values)
     except ValidationError as error:
@@ -78,7 +79,7 @@ def load(cls: type[SettingsT], environ: Mapping[str, str] | None = None) -> Sett
             if location and location[0] in unreadable:
                 continue
             problems.append(_problem(cls, location, detail["msg"], values))
-    if problems:
+    if problems or settings is None:
         raise SettingsError(problems)
     return settings
 

@@ -1,0 +1,54 @@
+"""All stores of chat_svc over one pool and one lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from chat_svc.store.accounts import AccountStore
+from chat_svc.store.commit import CommitStore
+from chat_svc.store.conversations import ConversationStore
+from chat_svc.store.devices import DeviceStore
+from chat_svc.store.govern import GovernStore
+from chat_svc.store.nodes import NodeStore
+from chat_svc.store.outbox import OutboxStore
+from chat_svc.store.receipts import ReceiptStore
+from chat_svc.store.timeline import TimelineStore
+
+if TYPE_CHECKING:
+    from chatmesh.runtime.postgres import Database, Lane
+
+SERVICE = "chat_svc"
+"""Package whose migrations make the schema."""
+ROLE = "chatmesh_chat"
+"""Role of every connection: data only, no DDL."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatStore:
+    """One object to pass on."""
+
+    accounts: AccountStore
+    commit: CommitStore
+    conversations: ConversationStore
+    devices: DeviceStore
+    govern: GovernStore
+    nodes: NodeStore
+    outbox: OutboxStore
+    receipts: ReceiptStore
+    timeline: TimelineStore
+
+    @classmethod
+    def on(cls, database: Database, lane: Lane, *, edit_window_ms: int = 86_400_000) -> Self:
+        """All stores; the commit on its own lane."""
+        return cls(
+            accounts=AccountStore(database),
+            commit=CommitStore(lane, edit_window_ms=edit_window_ms),
+            conversations=ConversationStore(database),
+            devices=DeviceStore(database),
+            govern=GovernStore(database),
+            nodes=NodeStore(database),
+            outbox=OutboxStore(database),
+            receipts=ReceiptStore(database),
+            timeline=TimelineStore(database),
+        )

@@ -136,25 +136,36 @@ class FrameWriter(Generic[FrameT]):
 async def running(writer: FrameWriter[FrameT]) -> AsyncIterator[FrameWriter[FrameT]]:
     """Run the writer while the body reads; at the body's end write what is left, then end.
 
-    A body that fails ends the writer at once. A write that fails cancels the body.
+    A body that fails ends the writer at once. A write that fails ends the body: the error of the
+    write comes out of here (grpc.aio cancels the whole call anyway when its client is gone).
     """
-    owner = asyncio.current_task()
-    task = asyncio.create_task(writer.run(), name="frame writer")
-    body_done = False
+    body = asyncio.current_task()
+    if body is None:
+        raise RuntimeError("a frame writer runs inside a task")
+    writing = asyncio.create_task(writer.run(), name="frame writer")
+    interrupted = False
 
-    def on_done(done: asyncio.Task[None]) -> None:
-        failed = not done.cancelled() and done.exception() is not None
-        if failed and not body_done and owner is not None:
-            owner.cancel()
+    def on_end(ended: asyncio.Task[None]) -> None:
+        nonlocal interrupted
+        if not ended.cancelled() and ended.exception() is not None and in_body:
+            interrupted = True
+            body.cancel()
 
-    task.add_done_callback(on_done)
+    in_body = True
+    writing.add_done_callback(on_end)
     try:
         yield writer
-        body_done = True
+        in_body = False
         writer.close()
-        await asyncio.wait((task,), timeout=CLOSE_SECONDS)
+        await asyncio.wait((writing,), timeout=CLOSE_SECONDS)
+    except asyncio.CancelledError:
+        if interrupted and body.uncancel() == 0:
+            writing.result()  # raises what the write raised
+        raise
     finally:
-        body_done = True
-        while not task.done():
-            task.cancel()
-            await asyncio.wait((task,), timeout=1)
+        in_body = False
+        while not writing.done():
+            writing.cancel()
+            await asyncio.wait((writing,), timeout=1)
+    if not writing.cancelled():
+        writing.result()

@@ -204,7 +204,7 @@ class _Call:
         except Fault as fault:
             code = fault.code.name
             await _abort(context, fault)
-        except Exception as error:  # noqa: BLE001 - the one place that maps everything
+        except Exception as error:
             if context.done() or context.cancelled():  # the client left while we wrote
                 code = grpc.StatusCode.CANCELLED.name
                 raise asyncio.CancelledError from error
@@ -272,10 +272,7 @@ async def _abort(context: Context, fault: Fault) -> NoReturn:
 
 def _behavior_of(handler: Handler) -> Callable[..., Any]:
     behavior: Callable[..., Any] | None = (
-        handler.unary_unary
-        or handler.unary_stream
-        or handler.stream_unary
-        or handler.stream_stream
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
     if behavior is None:
         raise TypeError("a method handler without a behaviour")

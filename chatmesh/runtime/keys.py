@@ -91,7 +91,9 @@ class KeyRing:
                 fresh = _parse_key_set(raw)
             except (OSError, ValueError, urllib.error.URLError, JoseError) as error:
                 _log.warning(
-                    "key set not refreshed", issuer=self._settings.issuer, error=type(error).__name__
+                    "key set not refreshed",
+                    issuer=self._settings.issuer,
+                    error=type(error).__name__,
                 )
                 return
             self._adopt(fresh)

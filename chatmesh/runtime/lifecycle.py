@@ -129,8 +129,8 @@ class Lifecycle:
                 await drain()
         except TimeoutError:
             _log.warning("a drain did not end within the grace")
-        except Exception:
-            _log.exception("a drain failed")  # the other steps still have to happen
+        except Exception:  # noqa: BLE001 - the other steps still have to happen
+            _log.exception("a drain failed")
 
     async def cancel_background(self) -> None:
         """Cancel all background loops until each has ended: one cancel can be swallowed."""
@@ -161,7 +161,7 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
     The app opens what it needs, starts its listeners and loops, and awaits `lifecycle.run(…)`.
     `service` is the name in logs; empty: the package that `python -m` runs.
     """
-    service = service or Path(sys.argv[0]).resolve().parent.name
+    service = service or _package_name()
     logs.configure(service, settings.log_level, settings.log_format)
     faulthandler.enable()
     loop = asyncio.get_running_loop()
@@ -197,13 +197,17 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
     return EXIT_FAILED if lifecycle.failed else code
 
 
+def _package_name() -> str:
+    return Path(sys.argv[0]).resolve().parent.name
+
+
 async def _run_app(app: App, lifecycle: Lifecycle) -> int:
     try:
         await app(lifecycle)
     except StartupError as error:
         _log.critical("cannot start", error=str(error))
         return EXIT_FAILED
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged; the exit code tells
         _log.critical("the app failed", exc_info=True)
         return EXIT_FAILED
     if not lifecycle.stopping.is_set():

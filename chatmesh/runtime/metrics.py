@@ -94,7 +94,9 @@ STREAM_DROPPED: Final = Spec(
 
 # Stores
 POSTGRES_CALLS: Final = Spec("chatmesh_postgres_calls_total", "Calls to PostgreSQL", ("lane",))
-POSTGRES_LOST: Final = Spec("chatmesh_postgres_lost_total", "PostgreSQL connections lost", ("lane",))
+POSTGRES_LOST: Final = Spec(
+    "chatmesh_postgres_lost_total", "PostgreSQL connections lost", ("lane",)
+)
 
 # Push
 PUSH_JOBS: Final = Spec("chatmesh_push_jobs_total", "Push jobs ended, by outcome", ("outcome",))
@@ -107,9 +109,7 @@ def counter(spec: Spec) -> Counter:
     """The counter of `spec`, one per process."""
     metric = _made.get(spec.name)
     if metric is None:
-        metric = _made[spec.name] = Counter(
-            spec.name, spec.help, spec.labels, registry=REGISTRY
-        )
+        metric = _made[spec.name] = Counter(spec.name, spec.help, spec.labels, registry=REGISTRY)
     if not isinstance(metric, Counter):
         raise TypeError(f"{spec.name} is not a counter")
     return metric
@@ -151,13 +151,11 @@ class RpcMetrics:
         self._open.inc()
 
     def end(self, code: str, seconds: float | None) -> None:
-        """It ended with `code`; `seconds` for unary RPCs only (a session's length is no latency)."""
+        """It ended with `code`; `seconds` for unary RPCs only: a session's length is no latency."""
         self._open.dec()
         ended = self._codes.get(code)
         if ended is None:
-            ended = self._codes[code] = counter(RPC_HANDLED).labels(
-                self._face, self._method, code
-            )
+            ended = self._codes[code] = counter(RPC_HANDLED).labels(self._face, self._method, code)
         ended.inc()
         if seconds is not None:
             self._seconds.observe(seconds)

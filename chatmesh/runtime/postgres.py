@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, waiting
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format, TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -118,17 +119,27 @@ class _LaneConnection(AsyncConnection[Any]):
     """Does not cancel its statement when the waiting task is cancelled; it waits for the end."""
 
     async def wait(
-        self, gen: Generator[Any, Any, _T], interval: float = 0.1
+        self,
+        gen: PQGen[_T],
+        interval: float = 0.1,
+        timeout: float | None = None,  # noqa: ASYNC109 - the base's signature
     ) -> _T:
+        """Drive one operation to its end; a cancellation is raised only after it."""
         cancelled: asyncio.CancelledError | None = None
         while True:
             try:
-                result = await waiting.wait_async(gen, self.pgconn.socket, interval=interval)
+                result = await waiting.wait_async(
+                    gen, self.pgconn.socket, interval=interval, timeout=timeout
+                )
             except asyncio.CancelledError as error:
+                cancelled = error
                 if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                     raise
-                cancelled = error
                 continue
+            except psycopg.Error:
+                if cancelled is not None:
+                    raise cancelled from None
+                raise
             if cancelled is not None:
                 raise cancelled
             return result
@@ -144,7 +155,10 @@ def connection_string(url: str, application_name: str, **defaults: str) -> str:
     except psycopg.ProgrammingError:
         raise ValueError("not a PostgreSQL URL (postgresql://user@host/database)") from None
     wanted: dict[str, Any] = {
-        **_DEFAULTS, "application_name": application_name, **defaults, **given
+        **_DEFAULTS,
+        "application_name": application_name,
+        **defaults,
+        **given,
     }
     return make_conninfo("", **wanted)
 
@@ -295,7 +309,7 @@ class Lane:
         durable: bool = True,
         session_settings: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """`name` is for logs and metrics. `session_settings` (as lock_timeout) are set per session."""
+        """`name` is for logs and metrics. `session_settings` (lock_timeout …) hold per session."""
         self._dsn = connection_string(url, f"{role_name or 'chatmesh'} {name}")
         self._role = role_name
         self.name = name
@@ -365,11 +379,13 @@ class Lane:
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not connection.closed:
                 raise  # the server's answer (lock timeout, deadlock): the connection lives
-            self._lost.inc()
-            self._previous = self._backend
-            self._connection = self._backend = None
-            self._down(f"PostgreSQL: {_why(error)}")
             raise LostConnection(_why(error), unknown_outcome=True) from None
+        finally:
+            if connection.closed and connection is self._connection:
+                self._lost.inc()
+                self._previous = self._backend
+                self._connection = self._backend = None
+                self._down("PostgreSQL: the connection was lost")
 
     async def terminate_previous(self) -> bool:
         """End the backend of the connection lost last, so that its statement cannot still commit.

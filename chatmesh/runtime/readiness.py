@@ -125,9 +125,7 @@ class Readiness:
         if self._ready.is_set():
             return
         if self._stopping:
-            raise Fault(
-                grpc.StatusCode.UNAVAILABLE, faults.SHUTTING_DOWN, "the server is stopping"
-            )
+            raise Fault(grpc.StatusCode.UNAVAILABLE, faults.SHUTTING_DOWN, "the server is stopping")
         names = ", ".join(self.missing())
         raise Fault(
             grpc.StatusCode.UNAVAILABLE,

@@ -43,7 +43,10 @@ _log = logger(__name__)
 
 
 def client(
-    url: str, *, readiness: Component | None = None, timeout_seconds: float = COMMAND_TIMEOUT_SECONDS
+    url: str,
+    *,
+    readiness: Component | None = None,
+    timeout_seconds: float = COMMAND_TIMEOUT_SECONDS,
 ) -> Client:
     """A client for short commands; connects at first use. Bytes in, bytes out.
 

@@ -80,9 +80,7 @@ class GrpcServer:
             options=limits.options(),
             maximum_concurrent_rpcs=limits.max_concurrent_rpcs,
         )
-        self._register(
-            health_pb2_grpc.add_HealthServicer_to_server, self._health, guarded=False
-        )
+        self._register(health_pb2_grpc.add_HealthServicer_to_server, self._health, guarded=False)
 
     def add(self, registrar: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
         """Add a service by its generated `add_…Servicer_to_server`. Before `start` only."""

@@ -89,9 +89,7 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def _read(
-    cls: type[Settings], environ: Mapping[str, str]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(cls: type[Settings], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
     for name, field in cls.model_fields.items():
@@ -124,7 +122,7 @@ def _read(
 
 
 def _file_text(path: str) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         raw = file.read(_MAX_FILE_BYTES + 1)
     if len(raw) > _MAX_FILE_BYTES:
         raise ValueError(f"more than {_MAX_FILE_BYTES} bytes")
@@ -214,7 +212,7 @@ class ServerSettings(Settings):
     """Address of the HTTP port with /metrics and /readyz; empty for none."""
 
     mesh_tls_ca: Path | None = None
-    """PEM file of the authority that signs all mesh certificates. Set all three TLS files or none."""
+    """PEM file of the authority of all mesh certificates. Set all three TLS files or none."""
 
     mesh_tls_cert: Path | None = None
     """PEM file of this server's certificate (chain). Set all three TLS files or none."""

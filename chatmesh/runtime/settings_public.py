@@ -19,7 +19,7 @@ PUBLIC_KEY_ALGORITHMS: Final = (
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "PS256", "PS384", "PS512", "RS256", "RS384",
     "RS512",
 )  # fmt: skip
-SECRET_ALGORITHM: Final = "HS256"
+SECRET_ALGORITHM: Final = "HS256"  # noqa: S105 - its name
 MIN_SECRET_BYTES: Final = 32
 """RFC 7518 section 3.2: an HS256 key has at least the size of the hash."""
 

@@ -222,9 +222,7 @@ class RequestStream(Generic[Req, Resp]):
         writer = asyncio.create_task(self._write(call), name=f"{self.name} writer")
         age = self._max_age_seconds * random.uniform(1 - AGE_JITTER, 1)
         try:
-            await asyncio.wait(
-                (reader, writer), timeout=age, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait((reader, writer), timeout=age, return_when=asyncio.FIRST_COMPLETED)
             if reader.done():
                 reader.result()
                 return False

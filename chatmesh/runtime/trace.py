@@ -82,9 +82,7 @@ def is_context(context: bytes) -> bool:
 
 def new_root(sampled: bool) -> TraceContext:
     """The context of a new trace, whose first span is still to come (its span id is random)."""
-    return (
-        _random_bytes(16) + _random_bytes(8) + (b"\x01" if sampled else b"\x00")
-    )
+    return _random_bytes(16) + _random_bytes(8) + (b"\x01" if sampled else b"\x00")
 
 
 def _random_bytes(count: int) -> bytes:
@@ -180,7 +178,10 @@ _FLAGS: Final = TraceFlags(TraceFlags.SAMPLED)
 
 def _span_context(context: TraceContext, is_remote: bool) -> SpanContext:
     return SpanContext(
-        int.from_bytes(context[:16], "big"), int.from_bytes(context[16:24], "big"), is_remote, _FLAGS
+        int.from_bytes(context[:16], "big"),
+        int.from_bytes(context[16:24], "big"),
+        is_remote,
+        _FLAGS,
     )
 
 

@@ -1,21 +1,21 @@
-"""Long-lived bidirectional streams between services: the client half.
+"""Client streams between services: requests with answers, and items with acknowledgements.
 
-`RequestStream` sends requests over one stream and matches responses by `request_id`. When the
-stream ends it is opened again and every unanswered request is sent again in its first order, so
-servers must take a request twice; an answer that comes twice is dropped here.
+- `RequestStream`: one frame per request; a response names its request by `request_id`.
+- `ItemStream`: items gathered into frames while one is being written; responses acknowledge items
+  by key, several at once.
 
-Rules: one writer, so never two writes at once; everything is bounded by `max_in_flight`; a call
-costs a future in a dict, no task. The stream is reopened by its own timer before the connection's
-age ends it. What a request means is not known here.
+When a stream ends it is opened again and everything unanswered is sent again in its first order.
+So servers must take a request twice; an answer that comes twice is dropped here.
+
+Rules: everything is bounded by `max_in_flight`; a call costs a future in a dict, no task.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import grpc
 
@@ -24,40 +24,28 @@ from chatmesh.runtime.faults import Fault
 from chatmesh.runtime.listener import MESH_STREAM_AGE_SECONDS
 from chatmesh.runtime.logs import logger
 from chatmesh.runtime.readiness import Component
+from chatmesh.runtime.reopening import ReopeningStream, StreamCall
 
-BACKOFF_FIRST_SECONDS: Final = 0.05
-BACKOFF_MAX_SECONDS: Final = 2.0
-SETTLED_SECONDS: Final = 1.0
-"""A stream that lived this long was a good one: the next back-off begins small again."""
-AGE_JITTER: Final = 0.1
-"""Share of the age by which streams differ, so that they do not all reopen together."""
-DRAIN_SECONDS: Final = 2.0
-"""An aged stream waits this long for its answers before the rest is sent again on the next."""
+__all__ = ["ItemStream", "RequestStream"]
+
 POISON_ROUNDS: Final = 3
 """So often may a stream end with INVALID_ARGUMENT before its oldest request is given up."""
+MAX_ITEMS_PER_FRAME: Final = 256
 
 _log = logger(__name__)
 
 
 class HasRequestId(Protocol):
-    """A message with the field `uint64 request_id`; 0 is no request's."""
+    """A message with the field `uint64 request_id`; 0 belongs to no request."""
 
     request_id: int
 
 
 Req = TypeVar("Req", bound=HasRequestId)
 Resp = TypeVar("Resp", bound=HasRequestId)
-
-
-class StreamCall(Protocol):
-    """What is used of grpc.aio's StreamStreamCall."""
-
-    async def read(self) -> Any: ...
-    async def write(self, request: Any, /) -> None: ...
-    async def done_writing(self) -> None: ...
-    async def wait_for_connection(self) -> None: ...
-    async def code(self) -> grpc.StatusCode: ...
-    def cancel(self) -> bool: ...
+ItemT = TypeVar("ItemT")
+FrameT = TypeVar("FrameT")
+AnswerT = TypeVar("AnswerT")
 
 
 class _Pending(Generic[Req, Resp]):
@@ -68,8 +56,8 @@ class _Pending(Generic[Req, Resp]):
         self.answer = answer
 
 
-class RequestStream(Generic[Req, Resp]):
-    """Client of one long-lived stream. `run` must be running (in the background)."""
+class RequestStream(ReopeningStream[Resp], Generic[Req, Resp]):
+    """Requests and their responses over one long-lived stream. `run` must be running."""
 
     def __init__(
         self,
@@ -83,30 +71,32 @@ class RequestStream(Generic[Req, Resp]):
         on_push: Callable[[Resp], None] | None = None,
         greeting: Callable[[], Req] | None = None,
         on_open: Callable[[], None] | None = None,
+        on_end: Callable[[str], None] | None = None,
     ) -> None:
-        """`open` begins one call (a stub's method without arguments).
+        """`open` begins one call: a stub's method, called without arguments.
 
         `on_response(request, response)` hears the answers to `send`; `on_push(response)` hears
         frames whose request_id is 0; `greeting` makes the first frame of each new stream (its
-        request_id stays 0); `on_open` is told after each opening, before anything is resent.
+        request_id stays as it is); `on_open`, `on_end`: see ReopeningStream.
         """
-        self._open = open
-        self.name = name
+        super().__init__(
+            open,
+            name=name,
+            max_age_seconds=max_age_seconds,
+            readiness=readiness,
+            on_open=on_open,
+            on_end=on_end,
+        )
         self._max_in_flight = max_in_flight
-        self._max_age_seconds = max_age_seconds
-        self._readiness = readiness
         self._on_response = on_response
         self._on_push = on_push
         self._greeting = greeting
-        self._on_open = on_open
         self._next_id = 1
         # Unanswered requests by id; ids rise, so a dict's order is the order of the first send.
         self._waiting: dict[int, _Pending[Req, Resp]] = {}
         # Ids still to be written on the current stream; ids no longer waiting are skipped.
         self._unwritten: deque[int] = deque()
-        self._wake = asyncio.Event()
         self._poison_rounds = 0
-        self._reopens = metrics.counter(metrics.STREAM_REOPENS)
         self._resends = metrics.counter(metrics.STREAM_RESENDS).labels(name)
 
     @property
@@ -122,8 +112,9 @@ class RequestStream(Generic[Req, Resp]):
         """
         answer: asyncio.Future[Resp] = asyncio.get_running_loop().create_future()
         request_id = self._enqueue(request, answer)
+        scope = asyncio.timeout(timeout_seconds)
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with scope:
                 return await answer
         except TimeoutError:
             raise Fault(
@@ -160,88 +151,11 @@ class RequestStream(Generic[Req, Resp]):
         self._wake.set()
         return request_id
 
-    async def run(self) -> None:
-        """Keep the stream open until cancelled: open, resend, write and read."""
-        backoff = BACKOFF_FIRST_SECONDS
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                began = loop.time()
-                cause = await self._one_stream()
-                self._reopens.labels(self.name, cause).inc()
-                if loop.time() - began >= SETTLED_SECONDS:
-                    backoff = BACKOFF_FIRST_SECONDS
-                if cause == "age":
-                    continue  # planned: nothing is wrong, the next stream opens at once
-                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))
-                backoff = min(backoff * 2, BACKOFF_MAX_SECONDS)
-        finally:
-            if self._readiness is not None:
-                self._readiness.down("the stream is closed")
-
-    async def _one_stream(self) -> str:
-        """Run one stream to its end; the cause of the end as a short word."""
-        call = cast("StreamCall", self._open())
-        cause, status = "end", grpc.StatusCode.OK
-        try:
-            await call.wait_for_connection()
-            self._opened()
-            aged = await self._converse(call)
-            if aged:
-                return "age"
-            status = await call.code()
-        except grpc.aio.AioRpcError as error:
-            status = error.code()
-            _log.warning("stream ended", stream=self.name, fault=str(faults.from_rpc_error(error)))
-        except grpc.aio.UsageError:  # written to while it ended; its status says why
-            status = await call.code()
-        finally:
-            call.cancel()
-        if status is not grpc.StatusCode.OK:
-            cause = status.name.lower()
-        if self._readiness is not None:
-            self._readiness.down(f"{self.name}: the stream ended with {status.name}")
-        self._give_up_poison(status)
-        return cause
-
     def _opened(self) -> None:
-        if self._on_open is not None:
-            self._on_open()
-        # Everything unanswered goes (again) in its first order.
-        written_before = len(self._waiting) - len(self._unwritten)
-        if written_before > 0:
-            self._resends.inc(written_before)
+        again = len(self._waiting) - len(self._unwritten)
+        if again > 0:
+            self._resends.inc(again)
         self._unwritten = deque(self._waiting)
-        self._wake.set()
-        if self._readiness is not None:
-            self._readiness.up()
-
-    async def _converse(self, call: StreamCall) -> bool:
-        """Write and read until the stream ends (False) or has aged and drained (True)."""
-        reader = asyncio.create_task(self._read(call), name=f"{self.name} reader")
-        writer = asyncio.create_task(self._write(call), name=f"{self.name} writer")
-        age = self._max_age_seconds * random.uniform(1 - AGE_JITTER, 1)
-        try:
-            await asyncio.wait((reader, writer), timeout=age, return_when=asyncio.FIRST_COMPLETED)
-            if reader.done():
-                reader.result()
-                return False
-            if writer.done():
-                # The write failed, so the stream is over; the reader learns its status.
-                await asyncio.wait((reader,), timeout=DRAIN_SECONDS)
-                if reader.done():
-                    reader.result()
-                writer.result()
-                return False
-            await _cancel(writer)
-            await call.done_writing()
-            await asyncio.wait((reader,), timeout=DRAIN_SECONDS)
-            if reader.done():
-                reader.result()
-            return True
-        finally:
-            await _cancel(reader)
-            await _cancel(writer)
 
     async def _write(self, call: StreamCall) -> None:
         if self._greeting is not None:
@@ -254,12 +168,8 @@ class RequestStream(Generic[Req, Resp]):
             self._wake.clear()
             await self._wake.wait()
 
-    async def _read(self, call: StreamCall) -> None:
-        while (response := await call.read()) is not grpc.aio.EOF:
-            self._poison_rounds = 0
-            self._handle(response)
-
     def _handle(self, response: Resp) -> None:
+        self._poison_rounds = 0
         request_id = response.request_id
         if request_id == 0:
             if self._on_push is not None:
@@ -274,7 +184,7 @@ class RequestStream(Generic[Req, Resp]):
         elif not pending.answer.done():
             pending.answer.set_result(response)
 
-    def _give_up_poison(self, status: grpc.StatusCode) -> None:
+    def _failed(self, status: grpc.StatusCode) -> None:
         """A request that the server refuses as malformed would end every stream for ever."""
         if status is not grpc.StatusCode.INVALID_ARGUMENT or not self._waiting:
             return
@@ -291,10 +201,106 @@ class RequestStream(Generic[Req, Resp]):
             )
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
-    """Cancel until done: a single cancel can be swallowed below."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=1)
-    if not task.cancelled():
-        task.exception()  # seen; the reader's or the status tells
+class ItemStream(ReopeningStream[AnswerT], Generic[ItemT, FrameT, AnswerT]):
+    """Items joined into frames, acknowledged by key. `run` must be running.
+
+    Items with a key are kept and sent again until `settle`d; items without one are sent at most
+    once and may be lost with their stream.
+    """
+
+    def __init__(
+        self,
+        open: Callable[[], Any],  # noqa: A002 - it opens the stream
+        *,
+        name: str,
+        pack: Callable[[list[ItemT]], FrameT],
+        on_answer: Callable[[AnswerT], None],
+        max_in_flight: int,
+        max_items_per_frame: int = MAX_ITEMS_PER_FRAME,
+        max_age_seconds: float = MESH_STREAM_AGE_SECONDS,
+        readiness: Component | None = None,
+        on_open: Callable[[], None] | None = None,
+        on_end: Callable[[str], None] | None = None,
+    ) -> None:
+        """`pack` makes one frame of the items that wait (a message, or bytes joined already).
+
+        `on_answer` hears each response and calls `settle` for what it acknowledges.
+        """
+        super().__init__(
+            open,
+            name=name,
+            max_age_seconds=max_age_seconds,
+            readiness=readiness,
+            on_open=on_open,
+            on_end=on_end,
+        )
+        self._pack = pack
+        self._on_answer = on_answer
+        self._max_in_flight = max_in_flight
+        self._max_items_per_frame = max_items_per_frame
+        self._waiting: dict[int, ItemT] = {}  # unsettled, in their first order
+        self._unwritten: deque[tuple[int | None, ItemT]] = deque()
+        self._resends = metrics.counter(metrics.STREAM_RESENDS).labels(name)
+        self._dropped = metrics.counter(metrics.STREAM_DROPPED).labels(name)
+
+    @property
+    def in_flight(self) -> int:
+        """Items with a key that are not settled."""
+        return len(self._waiting)
+
+    @property
+    def unwritten(self) -> int:
+        """Items not yet written on the current stream."""
+        return len(self._unwritten)
+
+    def offer(self, item: ItemT, key: int | None = None) -> bool:
+        """Queue an item. False when `max_in_flight` are waiting: the caller decides what is lost.
+
+        A key that waits already is not queued twice (its item stays the first one).
+        """
+        if key is not None and key in self._waiting:
+            return True
+        if max(len(self._waiting), len(self._unwritten)) >= self._max_in_flight:
+            self._dropped.inc()
+            return False
+        if key is not None:
+            self._waiting[key] = item
+        self._unwritten.append((key, item))
+        self._wake.set()
+        return True
+
+    def settle(self, key: int) -> ItemT | None:
+        """An item is acknowledged: it is not sent again. None when it was settled before."""
+        return self._waiting.pop(key, None)
+
+    def take_back(self) -> list[tuple[int, ItemT]]:
+        """All unsettled items, which this stream then forgets: they go another way."""
+        taken = list(self._waiting.items())
+        self._waiting.clear()
+        self._unwritten.clear()
+        return taken
+
+    def _opened(self) -> None:
+        loose = [(key, item) for key, item in self._unwritten if key is None]
+        again = len(self._waiting) - (len(self._unwritten) - len(loose))
+        if again > 0:
+            self._resends.inc(again)
+        self._unwritten = deque([*self._waiting.items(), *loose])
+
+    async def _write(self, call: StreamCall) -> None:
+        while True:
+            while items := self._next_items():
+                await call.write(self._pack(items))
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _next_items(self) -> list[ItemT]:
+        items: list[ItemT] = []
+        while self._unwritten and len(items) < self._max_items_per_frame:
+            key, item = self._unwritten.popleft()
+            if key is None or key in self._waiting:
+                items.append(item)
+        return items
+
+    def _handle(self, response: AnswerT) -> None:
+        self._on_answer(response)

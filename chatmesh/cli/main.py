@@ -1,0 +1,108 @@
+"""The entry point `chatmesh`: finds the commands, runs one, turns expected failures into one line.
+
+Rules: no command's work is done here.
+"""
+
+import importlib
+import pkgutil
+import sys
+
+import typer
+
+import chatmesh
+from chatmesh import cli
+
+_ORDER = (
+    "up",
+    "demo",
+    "chat",
+    "token",
+    "send",
+    "tail",
+    "history",
+    "trace",
+    "decode_id",
+    "bench",
+    "check_history",
+    "doctor",
+    "config",
+    "migrate",
+    "protos",
+)
+"""How `--help` lists them; others follow in alphabetical order."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chatmesh {chatmesh.__version__}")
+        raise typer.Exit
+
+
+def build() -> typer.Typer:
+    """The application with every command that is a module of chatmesh.cli."""
+    app = typer.Typer(
+        name="chatmesh",
+        help="A chat back end as a mesh of gRPC servers. First: `chatmesh demo`.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root(
+        version: bool = typer.Option(
+            False, "--version", callback=_version, is_eager=True, help="Show the version and end."
+        ),
+    ) -> None:
+        pass
+
+    names = [module.name for module in pkgutil.iter_modules(cli.__path__)]
+    rank = {name: place for place, name in enumerate(_ORDER)}
+    for name in sorted(names, key=lambda name: (rank.get(name, len(rank)), name)):
+        if name == "main":
+            continue
+        module = importlib.import_module(f"{cli.__name__}.{name}")
+        register = getattr(module, "register", None)
+        if register is not None:
+            register(app)
+    return app
+
+
+def main() -> None:
+    """Runs the command of sys.argv. Exit codes: 0 good, 1 expected failure, 2 wrong usage."""
+    # commands print names and texts of any language, whatever the terminal's locale says
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        build()()  # wrong usage, Ctrl-C and closed pipes are typer's to answer
+    except cli.CommandError as error:
+        typer.echo(f"chatmesh: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        text = _expected(error)
+        if text is None:
+            raise
+        typer.echo(f"chatmesh: {text}", err=True)
+        sys.exit(1)
+
+
+def _expected(error: Exception) -> str | None:
+    """The text of a failure that is no bug, from packages that this module need not import.
+
+    Such packages mark their own: an embedded mesh that cannot start, settings that are wrong.
+    """
+    for kind in type(error).__mro__:
+        if (kind.__module__, kind.__qualname__) in _EXPECTED:
+            return str(error)
+    return None
+
+
+_EXPECTED = {
+    ("chatmesh.embedded.errors", "EmbeddedError"),
+    ("chatmesh.runtime.settings", "SettingsError"),
+    ("chatmesh.runtime.errors", "StartupError"),
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""`chatmesh token USER`: a development token of the embedded mesh on this machine."""
+
+from typing import Annotated
+
+import typer
+
+from chatmesh.cli import DataOption
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(token)
+
+
+def token(
+    user: Annotated[str, typer.Argument(help="User id, as the application knows the user.")],
+    data: DataOption = None,
+    tenant: Annotated[str, typer.Option(help="Tenant of the user.")] = "default",
+    ttl_seconds: Annotated[float, typer.Option(help="How long the token is valid.")] = 43200,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="A scope; may be given several times.")
+    ] = None,
+) -> None:
+    """Print a bearer token for a user of the embedded mesh.
+
+    The key lies in the data folder and stays the same over restarts. Send the token as metadata
+    `authorization: Bearer TOKEN`.
+    """
+    from chatmesh.embedded import keys, tokens
+    from chatmesh.embedded.layout import DataFolder, default_folder
+
+    folder = DataFolder(data or default_folder())
+    folder.make()
+    secret = keys.development_secret(folder).read_text()
+    typer.echo(
+        tokens.mint(secret, user, tenant=tenant, ttl_seconds=ttl_seconds, scopes=scope or ())
+    )

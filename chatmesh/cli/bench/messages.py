@@ -1,0 +1,148 @@
+"""`chatmesh bench messages`: pairs of clients that send as fast as it goes, or at a rate."""
+
+import contextlib
+import json
+import pathlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chatmesh.cli import CommandError, JsonOption, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from chatmesh.cli.bench.outcome import Outcome
+    from chatmesh.cli.bench.plan import Load
+
+DEFAULT_WINDOW = 20
+DEFAULT_CHAT_NODES = 2
+
+PairsOption = Annotated[int, typer.Option(help="Pairs of a sender and a receiver.")]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Undelivered messages each pair keeps under way. Default: {DEFAULT_WINDOW}.",
+        show_default=False,
+    ),
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Instead of a window: messages/s over all pairs, sent at intended times; latency "
+        "counts from them.",
+        show_default=False,
+    ),
+]
+SizeOption = Annotated[int, typer.Option(help="Bytes of each message's body.")]
+SecondsOption = Annotated[float, typer.Option(help="Measured time.")]
+WarmupOption = Annotated[float, typer.Option(help="Seconds of load before it.")]
+ChatNodesOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Chat nodes of the mesh that is started. Default: {DEFAULT_CHAT_NODES}.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Use the mesh that runs on this data folder.",
+        show_default=False,
+    ),
+]
+ProcessesOption = Annotated[int, typer.Option(help="Load processes that share the pairs.")]
+AckOption = Annotated[int, typer.Option(help="Milliseconds until a device acks what it stored.")]
+SaveOption = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="FILE", help="Write the run, with machine and versions."),
+]
+
+
+def register(bench: typer.Typer) -> None:
+    """Adds the subcommand."""
+    bench.command()(messages)
+
+
+def messages(
+    pairs: PairsOption = 100,
+    window: WindowOption = None,
+    rate: RateOption = None,
+    size: SizeOption = 200,
+    seconds: SecondsOption = 10,
+    warmup: WarmupOption = 3,
+    chat_nodes: ChatNodesOption = None,
+    data: DataOption = None,
+    processes: ProcessesOption = 1,
+    ack_ms: AckOption = 100,
+    as_json: JsonOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Deliver messages from pairs of devices; receivers check every one.
+
+    Without --data a mesh of its own is started in a temporary folder. Exit code 1 when anything
+    was lost, doubled or out of order, or when the mesh did not live to the end.
+    """
+    try:
+        from rich.console import Console
+
+        from chatmesh.cli.bench import report, saved
+        from chatmesh.cli.bench.plan import MAX_CHAT_NODES, ImpossibleLoad, Load
+    except ImportError as error:
+        raise CommandError(f"{error.name} is missing: pip install 'chatmesh[embedded]'") from None
+    try:
+        load = Load(
+            pairs=pairs,
+            window=DEFAULT_WINDOW if window is None and rate is None else window,
+            rate=rate,
+            size_bytes=size,
+            seconds=seconds,
+            warmup_seconds=warmup,
+            processes=processes,
+            ack_ms=ack_ms,
+        )
+        if chat_nodes is not None and (data is not None or not 1 <= chat_nodes <= MAX_CHAT_NODES):
+            raise ImpossibleLoad(
+                f"--chat-nodes is for a mesh of its own (without --data), 1 to {MAX_CHAT_NODES}"
+            )
+    except ImpossibleLoad as error:
+        raise CommandError(str(error), exit_code=2) from None
+    if save is not None and not save.parent.is_dir():
+        raise CommandError(f"--save: there is no folder {save.parent}", exit_code=2)
+    console = Console(stderr=as_json)
+    outcome, nodes = _run(load, data, chat_nodes or DEFAULT_CHAT_NODES, console)
+    report.show(console, outcome)
+    if save is not None:
+        saved.save(save, outcome, nodes)
+    if as_json:
+        typer.echo(json.dumps(outcome.to_json()))
+    if not outcome.passed:
+        raise CommandError("the run failed: see what was lost, duplicated or out of order above")
+
+
+def _run(
+    load: "Load", data: pathlib.Path | None, chat_nodes: int, console: "Console"
+) -> tuple["Outcome", int]:
+    """The outcome, and how many chat nodes the mesh has."""
+    import asyncio
+
+    import psycopg
+    import redis
+
+    from chatmesh.cli.bench import report, run
+    from chatmesh.cli.bench.mesh import measured_mesh
+    from chatmesh.cli.bench.plan import ImpossibleLoad
+    from chatmesh.cli.bench.processes import MeshDied
+
+    with contextlib.ExitStack() as stack:
+        mesh = stack.enter_context(measured_mesh(data, chat_nodes, progress))
+        logs = mesh.folder.logs
+        bar = stack.enter_context(report.progress_bar(console))
+        try:
+            return asyncio.run(run.run(mesh, load, bar)), len(mesh.public)
+        except ImpossibleLoad as error:
+            raise CommandError(str(error), exit_code=2) from None
+        except (run.RunFailed, MeshDied, OSError, psycopg.Error, redis.RedisError) as error:
+            raise CommandError(f"no result: {error} (the mesh's logs: {logs})") from None

@@ -1,0 +1,101 @@
+"""Shows a run to a person: progress while it goes on, then tables, histogram and settings.
+
+Rules: draws, computes nothing; the figures are those of `Outcome.to_json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from chatmesh.cli.bench.outcome import Outcome
+from chatmesh.cli.bench.run import Progress as Report
+
+MEMORY_AND_CPU_COLUMNS = ("", "CPU ms per message", "memory MiB")
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Report]:
+    """A bar with phase, share and messages delivered; plain lines where there is no terminal."""
+    if not console.is_terminal:
+        yield _lines(console)
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[delivered]:,} delivered"),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as progress:
+        task = progress.add_task("starting", total=1.0, delivered=0)
+
+        def report(phase: str, share: float, delivered: int) -> None:
+            progress.update(task, description=phase, completed=share, delivered=delivered)
+
+        yield report
+
+
+def _lines(console: Console) -> Report:
+    last = ""
+
+    def report(phase: str, _share: float, _delivered: int) -> None:
+        nonlocal last
+        if phase != last:
+            last = phase
+            console.print(phase, style="dim")
+
+    return report
+
+
+def show(console: Console, outcome: Outcome) -> None:
+    """The whole result."""
+    result = outcome.to_json()
+    load = outcome.load
+    how = f"window {load.window}" if load.window is not None else f"{load.rate:g}/s"
+    console.print(
+        f"\n[bold]{result['delivered']:,} messages delivered in {load.seconds:g} s: "
+        f"{result['delivered_per_s']:,.0f}/s[/bold]"
+        f"  ({load.pairs} pairs, {how}, {load.size_bytes} bytes)"
+    )
+    console.print(_checks(result))
+    console.print("  ".join(f"{name} {value:g} ms" for name, value in result["latency_ms"].items()))
+    console.print("\n".join(outcome.histogram.lines()), highlight=False)
+    console.print(_cost(result))
+    console.print(
+        f"PostgreSQL: {result['pg_bytes_per_message']:,} bytes and "
+        f"{result['wal_bytes_per_message']:,} bytes of WAL per message"
+    )
+    for name, settings in result["settings"].items():
+        console.print(f"[dim]{name}: {_flat(settings)}[/dim]", highlight=False)
+
+
+def _checks(result: Mapping[str, Any]) -> str:
+    counts = {name: result[name] for name in ("lost", "duplicated", "out_of_order")}
+    good = not any(counts.values())
+    text = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    return f"[green]every message checked: {text}[/green]" if good else f"[bold red]{text}[/]"
+
+
+def _cost(result: Mapping[str, Any]) -> Table:
+    table = Table(*MEMORY_AND_CPU_COLUMNS, box=None, pad_edge=False)
+    memory = result["memory_mib"]
+    for name, cpu in result["cpu_s_per_1000"].items():
+        # CPU-seconds per 1,000 messages are CPU-milliseconds per message
+        table.add_row(
+            name,
+            "–" if cpu is None else f"{cpu:.4f}",
+            f"{memory[name]:,.0f}" if name in memory else "",
+        )
+    return table
+
+
+def _flat(settings: Any) -> str:
+    if not isinstance(settings, Mapping):
+        return str(settings)
+    return ", ".join(
+        f"{name} ({_flat(value)})" if isinstance(value, Mapping) else f"{name}={value}"
+        for name, value in settings.items()
+    )

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import unicodedata
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 import grpc
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 
 from chatmesh.runtime import faults
 from chatmesh.runtime.clock import Clock
@@ -43,7 +44,10 @@ CACHE_SECONDS: Final = 60
 
 _ACCEPTED_TYPES: Final = (None, "jwt", "at+jwt", "application/at+jwt")
 _FORBIDDEN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
-_STANDARD_HEADERS: Final = jws.JWSRegistry(strict_check_header=False)
+
+# RFC 9864 renames EdDSA to Ed25519; issuers still write the old name, and which names are accepted
+# is the operator's word.
+warnings.filterwarnings("ignore", message="EdDSA is deprecated", category=SecurityWarning)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Edge:
             decode = _strict(handler.request_deserializer)
         else:
             decode = _lenient(handler.request_deserializer)
-        encode = _bytes_or(handler.response_serializer)
+        encode = bytes_or(handler.response_serializer)
         behavior = _behavior_of(handler)
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
@@ -316,7 +316,8 @@ def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | N
     return parse
 
 
-def _bytes_or(encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+def bytes_or(encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes] | None:
+    """A serialiser that lets bytes pass as they are."""
     if encode is None:
         return None
 

@@ -134,12 +134,13 @@ class _CertificateReloader:
     def __init__(self, tls: ServerTls) -> None:
         self._tls = tls
         self._lock = threading.Lock()
-        self._stamp = self._stamps()
+        self._stamp: tuple[tuple[int, int], ...] = ()
         self._checked = time.monotonic()
 
     def load(self) -> grpc.ServerCertificateConfiguration:
         """The files as they are. Raises StartupError when one cannot be read."""
         try:
+            self._stamp = self._stamps()
             pair = (self._tls.key.read_bytes(), self._tls.cert.read_bytes())
             roots = self._tls.client_ca.read_bytes() if self._tls.client_ca else None
         except OSError as error:
@@ -154,14 +155,12 @@ class _CertificateReloader:
                 return None
             self._checked = now
             try:
-                stamp = self._stamps()
-                if stamp == self._stamp:
+                if self._stamps() == self._stamp:
                     return None
                 renewed = self.load()
             except (OSError, StartupError):
                 _log.warning("renewed certificate cannot be read, the old one stays")
                 return None
-            self._stamp = stamp
             _log.info("certificate renewed", path=os.fspath(self._tls.cert))
             return renewed
 

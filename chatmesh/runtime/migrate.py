@@ -151,8 +151,9 @@ def _folder(package: str, stage: Stage) -> Iterator[Path]:
 def _prepare(connection: psycopg.Connection[Any], schema: str, role: str) -> None:
     if connection.execute("select 1 from pg_roles where rolname = %s", (role,)).fetchone() is None:
         connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(role)))
-    # the login that serves this role must be a member to take it with SET ROLE
-    connection.execute(sql.SQL("grant {} to current_user").format(sql.Identifier(role)))
+    member = connection.execute("select pg_has_role(%s, 'member')", (role,)).fetchone()
+    if member is None or not member[0]:  # so that the owner's login may serve as this role, too
+        connection.execute(sql.SQL("grant {} to current_user").format(sql.Identifier(role)))
     connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
     connection.execute(
         sql.SQL("grant usage on schema {} to {}").format(

@@ -18,6 +18,7 @@ from chatmesh.runtime import trace
 from chatmesh.runtime.callers import CALLER_METADATA
 from chatmesh.runtime.deadlines import remaining_seconds
 from chatmesh.runtime.errors import StartupError
+from chatmesh.runtime.interceptors import bytes_or
 from chatmesh.runtime.settings import ServerSettings
 
 DEFAULT_CALL_SECONDS: Final = 5.0
@@ -133,13 +134,21 @@ class _PeerChannel(grpc.aio.Channel):
         return _Callable(self._inner.unary_unary(*args, **kwargs), self._metadata, timed=True)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+        _let_bytes_pass(kwargs)
         return _Callable(self._inner.stream_unary(*args, **kwargs), self._metadata, timed=False)
 
     def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
         return _Callable(self._inner.unary_stream(*args, **kwargs), self._metadata, timed=False)
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+        _let_bytes_pass(kwargs)
         return _Callable(self._inner.stream_stream(*args, **kwargs), self._metadata, timed=False)
+
+
+def _let_bytes_pass(kwargs: dict[str, Any]) -> None:
+    """Requests of streams may be bytes already: frames are joined by joining their bytes."""
+    if kwargs.get("request_serializer") is not None:
+        kwargs["request_serializer"] = bytes_or(kwargs["request_serializer"])
 
 
 class _Callable:

@@ -1,0 +1,1 @@
+"""PostgreSQL of sequencer_svc: the schema `sequencer`, its statements and migrations."""

@@ -41,9 +41,9 @@ def decode_id(
             raise CommandError(f"{text!r} is not an id: ids are decimal numbers", 2)
         try:
             parts = layout.decode(int(text))
-        except ValueError as error:
+            time = datetime.fromtimestamp(parts.created_at_ms / 1000, UTC)
+        except (ValueError, OverflowError) as error:  # OverflowError: after the year 9999
             raise CommandError(str(error), 2) from None
-        time = datetime.fromtimestamp(parts.created_at_ms / 1000, UTC)
         decoded.append(
             {
                 "id": text,

@@ -31,6 +31,7 @@ class Component:
         self.name = name
         self.critical = critical
         self.why: str | None = "not connected yet"
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_up(self) -> bool:
@@ -39,17 +40,31 @@ class Component:
 
     def up(self) -> None:
         """It is there."""
+        self._cancel_timer()
         if self.why is not None:
             self.why = None
             _log.info("component up", component=self.name)
             self._owner.changed()
 
-    def down(self, why: str) -> None:
-        """It is missing; `why` is for people and may hold no secret."""
-        if self.why != why:
+    def down(self, why: str, *, after_seconds: float = 0) -> None:
+        """It is missing; `why` is for people and may hold no secret.
+
+        With `after_seconds` a component that is up counts as missing only if it is not up again
+        within that time: a planned change of a peer is not worth refusing calls.
+        """
+        self._cancel_timer()
+        if after_seconds > 0 and self.why is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(after_seconds, self.down, why)
+        elif self.why != why:
             self.why = why
             _log.warning("component down", component=self.name, why=why)
             self._owner.changed()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Readiness:

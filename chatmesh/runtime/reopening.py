@@ -30,6 +30,8 @@ AGE_JITTER: Final = 0.1
 """Share of the age by which streams differ, so that they do not all reopen together."""
 DRAIN_SECONDS: Final = 2.0
 """An aged stream waits this long for its answers before the rest is sent again on the next."""
+DOWN_AFTER_SECONDS: Final = 1.0
+"""A stream that is open again within this was never missing: its peer was replaced."""
 CONNECT_SECONDS: Final = 10.0
 """A peer that accepts the connection but never answers the call is given up after this."""
 
@@ -92,6 +94,7 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
         self._on_end = on_end
         self._call: StreamCall | None = None
         self._restarting = False
+        self._draining = False
         self._wake = asyncio.Event()
         self._reopens = metrics.counter(metrics.STREAM_REOPENS)
 
@@ -141,8 +144,8 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
             status = await call.code()
         except grpc.aio.AioRpcError as error:
             status, text = error.code(), str(faults.from_rpc_error(error))
-        except grpc.aio.UsageError:  # written to while it ended; its status says why
-            status = await call.code()
+        except (grpc.aio.BaseError, asyncio.InvalidStateError):
+            status = await call.code()  # written to while it ended; its status says why
         except TimeoutError:
             status, text = grpc.StatusCode.UNAVAILABLE, "the peer does not answer"
         except asyncio.CancelledError:
@@ -158,6 +161,7 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
     def _begin(self) -> None:
         if self._on_open is not None:
             self._on_open()
+        self._draining = False
         self._opened()
         self._wake.set()
         if self._readiness is not None:
@@ -168,7 +172,9 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
             self._restarting = False
             return "restart"
         if self._readiness is not None:
-            self._readiness.down(f"{self.name}: {text or status.name}")
+            self._readiness.down(
+                f"{self.name}: {text or status.name}", after_seconds=DOWN_AFTER_SECONDS
+            )
         else:
             _log.warning("stream ended", stream=self.name, why=text or status.name)
         self._failed(status)
@@ -181,24 +187,43 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
         age = self._max_age_seconds * random.uniform(1 - AGE_JITTER, 1)
         try:
             await asyncio.wait((reader, writer), timeout=age, return_when=asyncio.FIRST_COMPLETED)
-            aged = not reader.done() and not writer.done()
-            if aged:
-                await _cancel(writer)
-                await call.done_writing()
-            if not reader.done():  # the answers that are still to come, or the status
+            if not reader.done() and not writer.done():
+                await self._drain(call, reader, writer)
+                return True
+            if not reader.done():  # a write failed, so the stream is over; its status says why
                 await asyncio.wait((reader,), timeout=DRAIN_SECONDS)
             if reader.done():
                 reader.result()
-            if not aged and writer.done():
+            if writer.done():
                 writer.result()
-            return aged
+            return False
         finally:
             await _cancel(reader)
             await _cancel(writer)
 
+    async def _drain(
+        self, call: StreamCall, reader: asyncio.Task[None], writer: asyncio.Task[None]
+    ) -> None:
+        """Stop writing, hear the answers that are still to come.
+
+        The writer is asked, not cancelled: grpc.aio cancels the whole call with a write.
+        """
+        self._draining = True
+        self._wake.set()
+        await asyncio.wait((writer,), timeout=DRAIN_SECONDS)
+        if writer.done() and writer.exception() is None:
+            await call.done_writing()
+            await asyncio.wait((reader,), timeout=DRAIN_SECONDS)
+
     async def _read(self, call: StreamCall) -> None:
         while (response := await call.read()) is not grpc.aio.EOF:
             self._handle(response)
+
+    async def _sleep(self) -> None:
+        """For writers: return when there may be something to write, or to drain."""
+        self._wake.clear()
+        if not self._draining:
+            await self._wake.wait()
 
     @abc.abstractmethod
     def _opened(self) -> None:
@@ -206,7 +231,7 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
 
     @abc.abstractmethod
     async def _write(self, call: StreamCall) -> None:
-        """Write for ever what is lined up; wait on `self._wake` in between."""
+        """Write what is lined up, `_sleep` in between; return once `self._draining`."""
 
     @abc.abstractmethod
     def _handle(self, response: RespT) -> None:

@@ -160,13 +160,13 @@ class RequestStream(ReopeningStream[Resp], Generic[Req, Resp]):
     async def _write(self, call: StreamCall) -> None:
         if self._greeting is not None:
             await call.write(self._greeting())
-        while True:
-            while self._unwritten:
-                pending = self._waiting.get(self._unwritten.popleft())
-                if pending is not None:
-                    await call.write(pending.request)
-            self._wake.clear()
-            await self._wake.wait()
+        while not self._draining:
+            if not self._unwritten:
+                await self._sleep()
+                continue
+            pending = self._waiting.get(self._unwritten.popleft())
+            if pending is not None:
+                await call.write(pending.request)
 
     def _handle(self, response: Resp) -> None:
         self._poison_rounds = 0
@@ -288,11 +288,12 @@ class ItemStream(ReopeningStream[AnswerT], Generic[ItemT, FrameT, AnswerT]):
         self._unwritten = deque([*self._waiting.items(), *loose])
 
     async def _write(self, call: StreamCall) -> None:
-        while True:
-            while items := self._next_items():
+        while not self._draining:
+            items = self._next_items()
+            if items:
                 await call.write(self._pack(items))
-            self._wake.clear()
-            await self._wake.wait()
+            else:
+                await self._sleep()
 
     def _next_items(self) -> list[ItemT]:
         items: list[ItemT] = []

@@ -91,13 +91,13 @@ class Keeper:
     def pid(self, name: str) -> int | None:
         """The process id of a part now; None while it is down. Raises UnknownPart."""
         with self._lock:
-            child = self._state(name).child
+            child = self._living(name)
             return child.pid if child else None
 
     def send(self, name: str, number: int) -> int:
         """Signals a part's process and returns its pid. Raises UnknownPart, or if it is down."""
         with self._lock:
-            child = self._state(name).child
+            child = self._living(name)
             if child is None:
                 raise UnknownPart(f"{name} is down")
             child.send(number)
@@ -171,6 +171,10 @@ class Keeper:
             raise UnknownPart(
                 f"no part {name!r}; there are {', '.join(self._states) or 'none'}"
             ) from None
+
+    def _living(self, name: str) -> Child | None:
+        child = self._state(name).child
+        return None if child is None or child.ended.is_set() else child
 
     def _run(self, state: _State) -> None:
         """Under the lock."""

@@ -97,8 +97,8 @@ def _unreachable(privilege: Privilege, program: str, data: Path) -> str | None:
     """What the account cannot reach: the program, or a folder above the data; None if nothing."""
     if not _works(privilege, program):
         return program
-    for folder in reversed(data.parents):
-        # the data folder itself is ours to open; the folders above it are not
+    for folder in reversed(data.parent.parents):
+        # the data folder, in which `data` lies, is ours to open; the folders above it are not
         if (
             not folder.stat().st_mode & 0o001
             and folder.stat().st_uid != (privilege.account or (0,))[0]

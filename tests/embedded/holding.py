@@ -89,5 +89,5 @@ def open_folder() -> Iterator[Path]:
     """A temporary folder that other users can pass through, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="chatmesh-test-") as name:
         folder = Path(name)
-        folder.chmod(0o711)
+        folder.chmod(0o755)
         yield folder

@@ -24,6 +24,9 @@ WISHES = frozenset((State.ONLINE, State.DO_NOT_DISTURB, State.INVISIBLE))
 """What a user may wish to be; the other states follow from sessions."""
 
 
+_SEEN = frozenset((State.AWAY, State.ONLINE, State.DO_NOT_DISTURB))
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A session on a live node. `kind` is a number of `chatmesh.v1.DeviceKind`."""
@@ -59,7 +62,8 @@ class Fact:
     online_kinds: tuple[int, ...] = ()
     """Kinds of live sessions, each once, rising."""
     last_seen_ms: int = 0
-    """Unix ms of the last end of a session that others could see; 0 = never known."""
+    """Unix ms of the last end of a session that others could see; 0 = never known, and while a
+    session can be seen: then a reconnect changes nothing."""
     status_text: str = ""
 
 
@@ -82,10 +86,11 @@ def merge(
     """
     live = tuple(sessions)
     wish = wish or Wish()
+    state = _state(live, wish, unknown)
     return Fact(
-        state=_state(live, wish, unknown),
+        state=state,
         online_kinds=tuple(sorted({session.kind for session in live})),
-        last_seen_ms=last_seen_ms,
+        last_seen_ms=0 if state in _SEEN else last_seen_ms,
         status_text=wish.text_at(now_ms),
     )
 

@@ -44,6 +44,7 @@ class Presence:
 
     def __init__(self, redis_url: str, **settings: str) -> None:
         self.address = f"127.0.0.1:{free_port()}"
+        self.channels: list[grpc.aio.Channel] = []
         self._log = tempfile.NamedTemporaryFile(prefix="presence-", suffix=".log")  # noqa: SIM115
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -74,6 +75,13 @@ class Presence:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    async def end(self) -> None:
+        """kill -9, and the end of all that was opened to it."""
+        self.kill()
+        for channel in self.channels:
+            await channel.close()
+        self._log.close()
+
     def channel(self) -> grpc.aio.Channel:
         """A channel of its own."""
         return grpc.aio.insecure_channel(
@@ -90,11 +98,20 @@ class Presence:
                     return
 
 
+class Refused(Exception):
+    """A stream ended with a status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.code = code
+
+
 class Caller:
     """Unary calls as one service."""
 
     def __init__(self, presence: Presence, caller: str) -> None:
         self.channel = presence.channel()
+        presence.channels.append(self.channel)
         self.stub: presence_pb2_grpc.PresenceServiceAsyncStub = (
             presence_pb2_grpc.PresenceServiceStub(self.channel)
         )
@@ -189,14 +206,12 @@ class ChatNode(Caller):
         await self._attaches.write(
             pb.AttachRequest(request_id=next(self._ids), node_id=self.node_id, **fields)
         )
-        answer = await self._attaches.read()
-        if answer is grpc.aio.EOF:
-            self._attaches, call = None, self._attaches
-            raise grpc.aio.AioRpcError(
-                await call.code(), None, None, await call.details()  # type: ignore[arg-type]
-            )
-        taken: pb.AttachResponse = answer
-        return taken
+        try:
+            answer: pb.AttachResponse = await self._attaches.read()
+        except grpc.aio.AioRpcError as error:
+            self._attaches = None
+            raise Refused(error.code(), error.details() or "") from None
+        return answer
 
     async def live(self, seconds: float = 0.5) -> None:
         """Beat and attach again when asked, until cancelled."""
@@ -232,9 +247,7 @@ class Watch:
 
     async def add(self, *account_ids: int) -> None:
         """Watch from now on."""
-        await self._call.write(
-            pb.WatchRequest(node_id=self._node_id, add_account_ids=account_ids)
-        )
+        await self._call.write(pb.WatchRequest(node_id=self._node_id, add_account_ids=account_ids))
 
     async def remove(self, *account_ids: int) -> None:
         """Watch no longer."""
@@ -264,9 +277,7 @@ class Watch:
         self._call.cancel()
 
 
-def records(
-    sessions: Iterable[tuple[int, str, int]], active: bool
-) -> list[pb.SessionRecord]:
+def records(sessions: Iterable[tuple[int, str, int]], active: bool) -> list[pb.SessionRecord]:
     """Session records of phones."""
     return [
         pb.SessionRecord(

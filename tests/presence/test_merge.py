@@ -15,6 +15,12 @@ from tests.presence.parts import DESKTOP, NOW_MS, PHONE
 DOC = Path(__file__).parents[2] / "docs" / "presence.md"
 ACTIVE = Session(1, "phone", 1, PHONE, True)
 IDLE = Session(2, "laptop", 1, DESKTOP, False)
+WISHES: dict[str, list[Wish | None]] = {
+    "any": [None, Wish(), Wish(State.DO_NOT_DISTURB), Wish(State.INVISIBLE)],
+    "none or `ONLINE`": [None, Wish()],
+    "`DO_NOT_DISTURB`": [Wish(State.DO_NOT_DISTURB)],
+    "`INVISIBLE`": [Wish(State.INVISIBLE)],
+}
 SESSIONS: dict[str, tuple[Session, ...]] = {
     "none": (),
     "none, and presence is warming up": (),
@@ -33,13 +39,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("sessions", "wish", "state"), rows())
 def test_the_table(sessions: str, wish: str, state: str) -> None:
-    wishes = {
-        "any": [None, *map(Wish, (State.ONLINE, State.DO_NOT_DISTURB, State.INVISIBLE))],
-        "none or `ONLINE`": [None, Wish()],
-        "`DO_NOT_DISTURB`": [Wish(State.DO_NOT_DISTURB)],
-        "`INVISIBLE`": [Wish(State.INVISIBLE)],
-    }[wish]
-    for one in wishes:
+    for one in WISHES[wish]:
         fact = merge(
             SESSIONS[sessions],
             one,
@@ -49,6 +49,8 @@ def test_the_table(sessions: str, wish: str, state: str) -> None:
         )
         expected = State.UNKNOWN if state == "UNSPECIFIED" else State[state]
         assert fact.state is expected, (sessions, one)
+        seen = fact.state in (State.AWAY, State.ONLINE, State.DO_NOT_DISTURB)
+        assert fact.last_seen_ms == (0 if seen else 7)
 
 
 SESSION = st.builds(

@@ -1,0 +1,1 @@
+"""gRPC in and out: check, convert, call, convert. No rule lives here."""

@@ -1,0 +1,1 @@
+"""Rules of sessions and messages without I/O: time and ids are passed in."""

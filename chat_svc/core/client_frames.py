@@ -1,0 +1,110 @@
+"""Checks of what a client says in a session, frame by frame: message in, effect or fault out.
+
+Pure; holds no state. Order and state are the machine's.
+"""
+
+import re
+from typing import Final
+
+from chat_svc.core import effects
+from chat_svc.core.content import Checked, check
+from chat_svc.core.limits import Limits
+from chatmesh import errors
+from chatmesh.runtime.faults import Fault
+from chatmesh.v1.session_pb2 import Hello, Send, SetPresence, Watch
+
+MAX_NAME_BYTES: Final = 64
+MAX_CAPABILITIES: Final = 16
+MAX_STATUS_CODE_POINTS: Final = 140
+MAX_ANSWERED_BATCH: Final = 1_000
+"""A batch above the limit is refused message by message up to here; beyond, the session ends."""
+SLIM_ECHO: Final = "slim_echo"
+_DEVICE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+Refused = tuple[bytes, Fault]
+"""Key and fault of a message that is not committed."""
+
+
+def check_hello(hello: Hello) -> effects.Open:
+    """The opening frame.
+
+    Raises:
+        Fault: BAD_DEVICE_ID, INVALID_FIELD.
+    """
+    if hello.device_id and not _DEVICE_ID.fullmatch(hello.device_id):
+        raise errors.BAD_DEVICE_ID()
+    for field in ("device_name", "client_version"):
+        if len(getattr(hello, field).encode()) > MAX_NAME_BYTES:
+            raise errors.INVALID_FIELD(field=field, limit=MAX_NAME_BYTES)
+    if len(hello.capabilities) > MAX_CAPABILITIES:
+        raise errors.INVALID_FIELD(field="capabilities", limit=MAX_CAPABILITIES)
+    cursor = None
+    if hello.HasField("cursor"):
+        cursor = (hello.cursor.timeline_seq, hello.cursor.message_id)
+    return effects.Open(
+        hello.device_id,
+        hello.device_kind,
+        hello.device_name,
+        cursor,
+        hello.start,
+        SLIM_ECHO in hello.capabilities,
+    )
+
+
+def check_send(
+    send: Send, limits: Limits, room: int, wall_ms: int
+) -> tuple[list[Checked], list[Refused]]:
+    """The messages that go on, in order, and those that are refused at once.
+
+    Args:
+        room: messages that may still be in flight.
+
+    Raises:
+        Fault: BATCH_EMPTY; BATCH_TOO_LARGE where answering each message would be an attack.
+    """
+    count = len(send.messages)
+    if count == 0:
+        raise errors.BATCH_EMPTY()
+    if count > MAX_ANSWERED_BATCH:
+        raise errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=count)
+    checked: list[Checked] = []
+    refused: list[Refused] = []
+    refusal: Fault | None = None
+    if count > limits.max_send_batch:
+        refusal = errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=count)
+    for message in send.messages:
+        if refusal is not None:
+            refused.append((message.idempotency_key, refusal))
+            continue
+        try:
+            if len(checked) >= room:
+                raise errors.SENDS_IN_FLIGHT(limit=limits.max_sends_in_flight)
+            checked.append(check(message, limits, wall_ms))
+        except Fault as fault:
+            refused.append((message.idempotency_key, fault))
+            if send.stop_on_error:
+                refusal = errors.PREVIOUS_REFUSED()
+    return checked, refused
+
+
+def check_presence(wish: SetPresence) -> effects.PresenceWish:
+    """A lasting presence.
+
+    Raises:
+        Fault: INVALID_FIELD.
+    """
+    text = wish.status_text if wish.HasField("status_text") else None
+    if text is not None and len(text) > MAX_STATUS_CODE_POINTS:
+        raise errors.INVALID_FIELD(field="set_presence.status_text", limit=MAX_STATUS_CODE_POINTS)
+    return effects.PresenceWish(wish.state, text, wish.status_until_ms)
+
+
+def check_watch(watch: Watch, limits: Limits) -> effects.WatchChanged:
+    """Interest in others' presence.
+
+    Raises:
+        Fault: LIMIT_EXCEEDED.
+    """
+    if len(watch.user_ids) > limits.max_watched_users:
+        raise errors.LIMIT_EXCEEDED(limit="max_watched_users", value=limits.max_watched_users)
+    return effects.WatchChanged(watch)

@@ -10,8 +10,10 @@ from chat_svc.store.commit import CommitStore
 from chat_svc.store.conversations import ConversationStore
 from chat_svc.store.devices import DeviceStore
 from chat_svc.store.govern import GovernStore
+from chat_svc.store.history import HistoryStore
 from chat_svc.store.nodes import NodeStore
 from chat_svc.store.outbox import OutboxStore
+from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.timeline import TimelineStore
 
@@ -33,8 +35,10 @@ class ChatStore:
     conversations: ConversationStore
     devices: DeviceStore
     govern: GovernStore
+    history: HistoryStore
     nodes: NodeStore
     outbox: OutboxStore
+    push_state: PushStateStore
     receipts: ReceiptStore
     timeline: TimelineStore
 
@@ -47,8 +51,10 @@ class ChatStore:
             conversations=ConversationStore(database),
             devices=DeviceStore(database),
             govern=GovernStore(database),
+            history=HistoryStore(database),
             nodes=NodeStore(database),
             outbox=OutboxStore(database),
+            push_state=PushStateStore(database),
             receipts=ReceiptStore(database),
             timeline=TimelineStore(database),
         )

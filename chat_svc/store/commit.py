@@ -16,13 +16,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
+from uuid import UUID
 
 from chatmesh import errors
 from chatmesh.errors import Refusal
-
-if TYPE_CHECKING:
-    from chatmesh.runtime.postgres import Lane
+from chatmesh.runtime.postgres import (
+    BytesArray,
+    Int2Array,
+    Int4Array,
+    Int8Array,
+    Lane,
+    UuidArray,
+)
+from chatmesh.v1.types_pb2 import Content, Event
 
 
 class EventKind(IntEnum):
@@ -68,6 +75,8 @@ class CommitStatus(IntEnum):
     MENTION_UNKNOWN = 8
     """A mentioned account is not a member."""
 
+
+_STATUS: Final = tuple(CommitStatus)
 
 REFUSALS: Final[dict[CommitStatus, Refusal]] = {
     CommitStatus.KEY_REUSED: errors.KEY_REUSED,
@@ -141,11 +150,24 @@ class CommitOutcome:
     """ACCEPTED: every current member, the sender included, by account. Else empty."""
 
 
+_COMMIT: Final = """
+SELECT * FROM chat.commit_1(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,
+  %s::bigint, %s::bigint, %s::bigint, %s)
+"""
+_COMMIT_ONE: Final = """
+SELECT * FROM chat.commit_one_1(%s::bigint, %s::integer, %s::bigint, %s::bigint, %s::smallint,
+  %s::smallint, %s, %s::bigint, %s::bigint, %s::bigint, %s, %s, %s, %s,
+  %s::bigint, %s::bigint, %s::bigint, %s)
+"""
+_HINTED: Final = 1
+_PUSHABLE: Final = 2
+
+
 class CommitStore:
     """Commits batches over one lane."""
 
     def __init__(self, lane: Lane, *, edit_window_ms: int = 86_400_000) -> None:
-        """Args: lane: its role is `chatmesh_chat`. edit_window_ms: 0 = edits for ever."""
+        """Args: lane: nothing else runs on it. edit_window_ms: 0 = edits for ever."""
         self._lane = lane
         self._edit_window_ms = edit_window_ms
 
@@ -156,7 +178,8 @@ class CommitStore:
 
         Args:
             rows: may be empty, then only `done` is handled.
-            batch_id: names the outbox row (one is made if anybody needs a hint).
+            batch_id: names the outbox row (one is made if anybody needs a hint). A new one for
+                each call, also when the same rows are run again.
             node_id: who resends it.
             done: batch ids whose outbox rows are settled and go.
 
@@ -164,6 +187,85 @@ class CommitStore:
             LostConnection: the outcome is unknown: run the same rows again.
             psycopg.errors.DeadlockDetected, SerializationFailure, LockNotAvailable: nothing
                 happened: run the batch again.
-            psycopg.DataError, IntegrityError: nothing happened: one of the rows is poison, bisect.
+            psycopg.DataError, psycopg.IntegrityError: nothing happened: one of the rows is poison,
+                bisect.
+            ValueError, struct.error, OverflowError: a row holds what no column can; nothing was
+                sent.
         """
-        raise NotImplementedError
+        if len(rows) == 1:
+            query, arguments = _COMMIT_ONE, _scalars(rows[0])
+        else:
+            query, arguments = _COMMIT, _arrays(rows)
+        arguments += [self._edit_window_ms, batch_id, node_id, Int8Array(sorted(done))]
+        return _outcomes(rows, await self._lane.execute(query, arguments))
+
+
+def _scalars(row: CommitRow) -> list[Any]:
+    return [
+        row.message_id,
+        row.tenant_id,
+        row.sender,
+        row.conversation,
+        row.event_kind,
+        row.flags,
+        UUID(bytes=row.key),
+        row.content_hash,
+        row.target_seq,
+        row.expires_at_ms,
+        row.body,
+        row.trace,
+        _patch_of(row),
+        Int8Array(sorted(set(row.mentions))),
+    ]
+
+
+def _arrays(rows: Sequence[CommitRow]) -> list[Any]:
+    mentions = [(n, account) for n, row in enumerate(rows, 1) for account in set(row.mentions)]
+    return [
+        Int8Array([row.message_id for row in rows]),
+        Int4Array([row.tenant_id for row in rows]),
+        Int8Array([row.sender for row in rows]),
+        Int8Array([row.conversation for row in rows]),
+        Int2Array([row.event_kind for row in rows]),
+        Int2Array([row.flags for row in rows]),
+        UuidArray([row.key for row in rows]),
+        Int8Array([row.content_hash for row in rows]),
+        Int8Array([row.target_seq for row in rows]),
+        Int8Array([row.expires_at_ms for row in rows]),
+        BytesArray([row.body for row in rows]),
+        BytesArray([row.trace for row in rows]),
+        BytesArray([_patch_of(row) for row in rows]),
+        Int4Array([n for n, _ in mentions]),
+        Int8Array([account for _, account in mentions]),
+    ]
+
+
+def _patch_of(row: CommitRow) -> bytes:
+    """What an edit puts in place of its target's content: field 9 of Event; else empty."""
+    if row.event_kind != EventKind.EDIT:
+        return b""
+    edit = Event.FromString(row.body).content.edit
+    if edit.HasField("data"):
+        return Event(content=Content(data=edit.data)).SerializeToString()
+    return Event(content=Content(text=edit.text)).SerializeToString()
+
+
+def _outcomes(rows: Sequence[CommitRow], answer: Sequence[tuple[Any, ...]]) -> list[CommitOutcome]:
+    """One line per new timeline entry, or one per message that made none."""
+    outcomes: list[CommitOutcome | None] = [None] * len(rows)
+    for n, status, message_id, conversation, seq, no, at_ms, account, timeline_seq, bits in answer:
+        outcome = outcomes[n - 1]
+        if outcome is None:
+            outcome = outcomes[n - 1] = CommitOutcome(
+                _STATUS[status], message_id, conversation, seq, no, at_ms, 0, []
+            )
+        if status == 0:
+            outcome.recipients.append(
+                Recipient(account, timeline_seq, bits & _HINTED != 0, bits & _PUSHABLE != 0)
+            )
+        if account == rows[n - 1].sender:
+            outcome.sender_timeline_seq = timeline_seq
+    missing = [n for n, outcome in enumerate(outcomes) if outcome is None]
+    if missing:
+        raise RuntimeError(f"the commit answered nothing for {len(missing)} of {len(rows)} rows")
+    return [outcome for outcome in outcomes if outcome is not None]

@@ -4,58 +4,114 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
-if TYPE_CHECKING:
-    from chatmesh.runtime.postgres import Database
+from chat_svc.store import calls
+from chatmesh.runtime.postgres import Database, Int8Array, TextArray
 
 
 @dataclass(frozen=True, slots=True)
 class StrandedDevice:
-    """A device of a dead node with unacked entries that may notify."""
+    """A device that is still bound to a dead node."""
 
     account: int
     device_id: str
     session_no: int
+    acked_seq: int
     notify_seq: int
 
 
+_START: Final = """
+INSERT INTO chat.chat_node (name, target, started_at_ms, lease_until_ms)
+VALUES (%s, %s, chat.now_ms(), chat.now_ms() + %s) RETURNING id
+"""
+_RENEW: Final = """
+UPDATE chat.chat_node SET lease_until_ms = chat.now_ms() + %s WHERE id = %s AND taken_at_ms = 0
+"""
+_LEAVE: Final = "UPDATE chat.chat_node SET lease_until_ms = 0 WHERE id = %s"
+_TARGETS: Final = """
+SELECT id, target FROM chat.chat_node WHERE id = ANY (%s) AND lease_until_ms > chat.now_ms()
+"""
+_TAKE: Final = """
+UPDATE chat.chat_node SET taken_at_ms = chat.now_ms() WHERE id IN (
+  SELECT n.id FROM chat.chat_node n
+  WHERE n.lease_until_ms < chat.now_ms() AND n.taken_at_ms < chat.now_ms() - %s
+  ORDER BY n.id LIMIT %s FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+_STRANDED: Final = """
+SELECT d.account, d.device_id, d.session_no, d.acked_seq, h.notify_seq
+FROM chat.device d JOIN chat.timeline_head h ON h.account = d.account
+WHERE d.session_node = %s AND (d.account, d.device_id) > (%s, %s)
+ORDER BY d.account, d.device_id LIMIT %s
+"""
+_RELEASE: Final = "SELECT chat.close_sessions_1(%s, %s, %s)"
+_REMOVE: Final = """
+DELETE FROM chat.chat_node n WHERE n.id = %s AND n.taken_at_ms > 0
+  AND NOT EXISTS (SELECT FROM chat.device d WHERE d.session_node = n.id AND d.session_node > 0)
+  AND NOT EXISTS (SELECT FROM chat.outbox o WHERE o.node = n.id)
+"""
+
+
 class NodeStore:
-    """Reads and writes of chat_node."""
+    """Reads and writes of chat_node. All times are PostgreSQL's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def start_node(self, name: str, target: str, lease_ms: int) -> int:
         """A new life of a node: its id, greater than any before."""
-        raise NotImplementedError
+        found = await calls.row(self._database, _START, (name, target, lease_ms))
+        if found is None:
+            raise LookupError("an insert gave no row")
+        return int(found[0])
 
     async def renew(self, node_id: int, lease_ms: int) -> bool:
-        """Extend the lease. False: it was over and was taken; start anew under a new id."""
-        raise NotImplementedError
+        """Extend the lease. False: another node has taken it; start anew under a new id.
+
+        A lease that is over but was not taken may go on: after an outage of PostgreSQL every
+        node's is over, and none of them died.
+        """
+        return await calls.change(self._database, _RENEW, (lease_ms, node_id)) > 0
 
     async def leave(self, node_id: int) -> None:
         """End the lease now: others take over outbox rows and devices at once."""
-        raise NotImplementedError
+        await calls.change(self._database, _LEAVE, (node_id,))
 
     async def targets(self, node_ids: Sequence[int]) -> dict[int, str]:
         """Mesh targets of live nodes."""
-        raise NotImplementedError
+        return dict(await calls.rows(self._database, _TARGETS, (Int8Array(node_ids),)))
 
-    async def expired_nodes(self, limit: int = 16) -> list[int]:
-        """Nodes whose lease is over and that still own outbox rows or devices, oldest first."""
-        raise NotImplementedError
+    async def take_expired(self, limit: int = 16, *, again_after_ms: int = 30_000) -> list[int]:
+        """Take nodes whose lease is over, for one reaper at a time, oldest first.
+
+        A node that was taken and not removed within `again_after_ms` is given again: its reaper
+        died. After an outage of PostgreSQL, wait one lease before calling: the living need time to
+        renew.
+        """
+        found = await calls.rows(self._database, _TAKE, (again_after_ms, limit))
+        return sorted(node for (node,) in found)
 
     async def stranded_devices(
         self, node_id: int, after: tuple[int, str], limit: int
     ) -> list[StrandedDevice]:
-        """Devices still bound to that node, by (account, device_id): those to hand over to push."""
-        raise NotImplementedError
+        """Devices still bound to that node, by (account, device_id), after (0, '') at first.
 
-    async def release_devices(self, node_id: int, devices: Sequence[StrandedDevice]) -> None:
+        Those with acked_seq < notify_seq are handed over to push; all are released then.
+        """
+        found = await calls.rows(self._database, _STRANDED, (node_id, *after, limit))
+        return [StrandedDevice(*columns) for columns in found]
+
+    async def release_devices(self, devices: Sequence[StrandedDevice]) -> None:
         """After the hand-over: the devices have no node (unless a newer session has begun)."""
-        raise NotImplementedError
+        if devices:
+            arguments = (
+                Int8Array([device.account for device in devices]),
+                TextArray([device.device_id for device in devices]),
+                Int8Array([device.session_no for device in devices]),
+            )
+            await calls.rows(self._database, _RELEASE, arguments)
 
     async def remove_node(self, node_id: int) -> bool:
-        """Delete an expired node that owns nothing any more; False when it still does."""
-        raise NotImplementedError
+        """Delete a taken node that owns nothing any more; False when it still does."""
+        return await calls.change(self._database, _REMOVE, (node_id,)) > 0

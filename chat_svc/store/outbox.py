@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
-if TYPE_CHECKING:
-    from chatmesh.runtime.postgres import Database
+from chat_svc.store import calls
+from chatmesh.runtime.postgres import Database, Int8Array
+
+MAX_RESEND_DELAY_MS: Final = 60_000
+"""A row that nobody settles is tried this often at least."""
 
 
 @dataclass(slots=True)
@@ -24,6 +27,30 @@ class OutboxRow:
     created_at_ms: int
 
 
+_DELETE: Final = "DELETE FROM chat.outbox WHERE batch_id = ANY (%s)"
+_DUE: Final = """
+UPDATE chat.outbox o SET attempt = o.attempt + 1,
+  next_at_ms = chat.now_ms() + least(%(most)s, %(older)s * (2::bigint ^ least(o.attempt, 16)))
+WHERE o.batch_id IN (
+  SELECT x.batch_id FROM chat.outbox x
+  WHERE x.node = %(node)s AND x.next_at_ms <= chat.now_ms()
+    AND x.created_at_ms <= chat.now_ms() - %(older)s
+  ORDER BY x.batch_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING o.batch_id, o.accounts, o.seqs, o.ids, o.pushable, o.attempt, o.created_at_ms
+"""
+_TAKE_OVER: Final = """
+UPDATE chat.outbox o SET node = %s, next_at_ms = 0
+WHERE o.batch_id IN (
+  SELECT x.batch_id FROM chat.outbox x WHERE x.node = ANY (%s)
+  ORDER BY x.batch_id LIMIT %s FOR UPDATE SKIP LOCKED)
+"""
+_COUNT: Final = "SELECT count(*) FROM chat.outbox WHERE node = %s"
+_AGE: Final = """
+SELECT coalesce(greatest(chat.now_ms() - min(created_at_ms), 0), 0)
+FROM chat.outbox WHERE node = %s
+"""
+
+
 class OutboxStore:
     """Reads and writes of outbox; rows are made by the commit alone."""
 
@@ -32,7 +59,7 @@ class OutboxStore:
 
     async def delete_done(self, batch_ids: Sequence[int]) -> int:
         """Delete settled rows; how many there were."""
-        raise NotImplementedError
+        return await calls.change(self._database, _DELETE, (Int8Array(sorted(batch_ids)),))
 
     async def due_rows(self, node_id: int, older_than_ms: int, limit: int) -> list[OutboxRow]:
         """Rows of this node to resend now: created at least `older_than_ms` ago and due.
@@ -40,16 +67,26 @@ class OutboxStore:
         Each row's next time is moved (older_than_ms doubled per attempt, at most 60 s), so that no
         two calls give the same row at once.
         """
-        raise NotImplementedError
+        values = {
+            "node": node_id,
+            "older": max(older_than_ms, 1),
+            "most": MAX_RESEND_DELAY_MS,
+            "limit": limit,
+        }
+        found = await calls.rows(self._database, _DUE, values)
+        return sorted((OutboxRow(*columns) for columns in found), key=lambda row: row.batch_id)
 
     async def take_over(self, node_id: int, dead_nodes: Sequence[int], limit: int) -> int:
         """Make rows of dead nodes this node's own, due now; how many."""
-        raise NotImplementedError
+        arguments = (node_id, Int8Array(dead_nodes), limit)
+        return await calls.change(self._database, _TAKE_OVER, arguments)
 
     async def count(self, node_id: int) -> int:
         """Rows of this node."""
-        raise NotImplementedError
+        found = await calls.row(self._database, _COUNT, (node_id,))
+        return int(found[0]) if found else 0
 
     async def oldest_age_ms(self, node_id: int) -> int:
         """Age of this node's oldest row; 0 = none."""
-        raise NotImplementedError
+        found = await calls.row(self._database, _AGE, (node_id,))
+        return int(found[0]) if found else 0

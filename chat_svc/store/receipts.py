@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Final
 
-if TYPE_CHECKING:
-    from chatmesh.runtime.postgres import Database
+from chat_svc.store import calls
+from chatmesh.runtime.postgres import Database, Int8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class ChangedMark:
     member_count: int
 
 
+_WRITE: Final = "SELECT * FROM chat.write_marks_1(%s, %s, %s, %s)"
+
+
 class ReceiptStore:
     """Writes of member's marks."""
 
@@ -45,4 +48,21 @@ class ReceiptStore:
 
         A raised read mark raises the account's account_version.
         """
-        raise NotImplementedError
+        highest: dict[tuple[int, int], tuple[int, int]] = {}
+        for mark in marks:
+            key = (mark.conversation, mark.account)
+            read, delivered = highest.get(key, (0, 0))
+            highest[key] = (
+                max(read, mark.read_message_no),
+                max(delivered, mark.delivered_conversation_seq),
+            )
+        if not highest:
+            return []
+        arguments = (
+            Int8Array([conversation for conversation, _ in highest]),
+            Int8Array([account for _, account in highest]),
+            Int8Array([read for read, _ in highest.values()]),
+            Int8Array([delivered for _, delivered in highest.values()]),
+        )
+        found = await calls.rows(self._database, _WRITE, arguments)
+        return [ChangedMark(*columns) for columns in found]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from chatmesh.runtime.postgres import Database
+from chat_svc.store import calls
+from chatmesh.runtime.postgres import Database, Int4Array, Int8Array
+
+MAX_RANGE_ENTRIES: Final = 1_000
+"""Most entries of one range in one read."""
+MAX_RANGE_BYTES: Final = 1 << 20
+"""Bodies of one range in one read."""
 
 
 @dataclass(slots=True)
@@ -51,6 +56,27 @@ class EntryRange:
     up_to_seq: int
 
 
+_READ: Final = """
+SELECT h.min_seq, h.seq, r.*
+FROM chat.timeline_head h
+LEFT JOIN LATERAL chat.entries_1(%(account)s, %(after)s, h.seq, %(entries)s::integer,
+  %(bytes)s::bigint) r ON true
+WHERE h.account = %(account)s
+ORDER BY r.timeline_seq
+"""
+_READ_RANGES: Final = """
+SELECT x.n, h.min_seq, h.seq, r.*
+FROM unnest(%s, %s, %s, %s) WITH ORDINALITY x(account, after, up_to, entries, n)
+JOIN chat.timeline_head h ON h.account = x.account
+LEFT JOIN LATERAL chat.entries_1(x.account, x.after, x.up_to, x.entries, %s::bigint) r ON true
+ORDER BY x.n, r.timeline_seq
+"""
+_MATCHES: Final = "SELECT chat.cursor_matches(%s::bigint, %s::bigint, %s::bigint)"
+_KEY: Final = 10
+"""Column of the idempotency key, a UUID or NULL."""
+_NO_KEY: Final = b""
+
+
 class TimelineStore:
     """Reads of timeline and event."""
 
@@ -61,12 +87,52 @@ class TimelineStore:
         self, account: int, after_seq: int, max_entries: int, max_bytes: int
     ) -> TimelineRead:
         """Entries after a position: up to `max_entries`, up to `max_bytes` of bodies (but one)."""
-        raise NotImplementedError
+        values = {
+            "account": account,
+            "after": after_seq,
+            "entries": max_entries,
+            "bytes": max_bytes,
+        }
+        read = TimelineRead([], 1, 0)
+        for low, head, *columns in await calls.rows(self._database, _READ, values):
+            _add(read, low, head, columns)
+        return read
 
-    async def read_ranges(self, ranges: Sequence[EntryRange]) -> list[TimelineRead]:
-        """Holes of many accounts in one statement; answers in the order of `ranges`."""
-        raise NotImplementedError
+    async def read_ranges(
+        self, ranges: Sequence[EntryRange], *, max_bytes: int = MAX_RANGE_BYTES
+    ) -> list[TimelineRead]:
+        """Holes of many accounts in one statement; answers in the order of `ranges`.
+
+        Args:
+            max_bytes: of bodies, for each range; one entry comes always.
+        """
+        reads = [TimelineRead([], 1, 0) for _ in ranges]
+        if not ranges:
+            return reads
+        arguments = (
+            Int8Array([wanted.account for wanted in ranges]),
+            Int8Array([wanted.after_seq for wanted in ranges]),
+            Int8Array([wanted.up_to_seq for wanted in ranges]),
+            Int4Array([_count(wanted) for wanted in ranges]),
+            max_bytes,
+        )
+        for n, low, head, *columns in await calls.rows(self._database, _READ_RANGES, arguments):
+            _add(reads[n - 1], low, head, columns)
+        return reads
 
     async def cursor_matches(self, account: int, seq: int, message_id: int) -> bool:
         """Whether a cursor can be resumed from: retained, and the id is the one there."""
-        raise NotImplementedError
+        found = await calls.row(self._database, _MATCHES, (account, seq, message_id))
+        return bool(found and found[0])
+
+
+def _count(wanted: EntryRange) -> int:
+    return max(0, min(wanted.up_to_seq - wanted.after_seq, MAX_RANGE_ENTRIES))
+
+
+def _add(read: TimelineRead, low: int, head: int, columns: list[Any]) -> None:
+    read.min_seq, read.head_seq = low, head
+    if columns[0] is not None:
+        key = columns[_KEY]
+        columns[_KEY] = _NO_KEY if key is None else key.bytes
+        read.rows.append(EntryRow(*columns))

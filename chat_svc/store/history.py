@@ -1,0 +1,105 @@
+"""History of one conversation as it reads now, for those who may see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from chat_svc.store import calls
+from chatmesh.runtime.postgres import Database
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """An event as history reads it now: body blank when erased."""
+
+    conversation: int
+    conversation_seq: int
+    message_no: int
+    message_id: int
+    sender: int
+    sender_user: str
+    created_at_ms: int
+    kind: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """Visible messages by conversation_seq, rising."""
+
+    messages: list[EventRow]
+    more: bool
+    """There is more in the direction that was read."""
+    peers: tuple[str, str]
+    """Direct and self: users of the lower and the higher account; groups: two empty texts."""
+    conversation_kind: int
+
+
+_MAY: Final = """
+SELECT c.kind, coalesce(l.external_id, ''), coalesce(h.external_id, ''),
+  (SELECT min(i.from_conversation_seq) FROM chat.member_interval i
+    WHERE i.conversation = m.conversation AND i.account = m.account),
+  (SELECT max(coalesce(i.to_conversation_seq, c.last_conversation_seq))
+    FROM chat.member_interval i
+    WHERE i.conversation = m.conversation AND i.account = m.account)
+FROM chat.member m JOIN chat.conversation c ON c.id = m.conversation
+LEFT JOIN chat.account l ON l.id = c.direct_low
+LEFT JOIN chat.account h ON h.id = c.direct_high
+WHERE m.account = %(account)s AND m.conversation = %(conversation)s
+"""
+_FORWARD: Final = """
+SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
+  e.created_at_ms, e.kind,
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END
+FROM chat.event e JOIN chat.account s ON s.id = e.sender
+WHERE e.conversation = %(conversation)s
+  AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
+  AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
+ORDER BY e.conversation_seq LIMIT %(limit)s
+"""
+_BACKWARD: Final = """
+SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
+  e.created_at_ms, e.kind,
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END
+FROM chat.event e JOIN chat.account s ON s.id = e.sender
+WHERE e.conversation = %(conversation)s
+  AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
+  AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
+ORDER BY e.conversation_seq DESC LIMIT %(limit)s
+"""
+
+
+class HistoryStore:
+    """Reads of event by conversation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def list_messages(
+        self, account: int, conversation: int, *, from_seq: int, forward: bool, limit: int
+    ) -> MessagePage | None:
+        """History as it reads now, within what this account may see; None: never was a member.
+
+        Stable under writes: positions never change, so pages neither repeat nor skip.
+
+        Args:
+            from_seq: exclusive; 0 = the newest end (backwards) or the beginning (forwards).
+        """
+        values = {"account": account, "conversation": conversation}
+        may = await calls.row(self._database, _MAY, values)
+        if may is None or may[3] is None:
+            return None
+        kind, low, high, first, last = may
+        # the bounds spare a walk over what lies outside every interval
+        after = max(from_seq if forward else 0, first - 1)
+        before = min(from_seq if not forward and from_seq else last + 1, last + 1)
+        found = await calls.rows(
+            self._database,
+            _FORWARD if forward else _BACKWARD,
+            {**values, "after": after, "before": before, "limit": limit + 1},
+        )
+        messages = [EventRow(*columns) for columns in found[:limit]]
+        if not forward:
+            messages.reverse()
+        return MessagePage(messages, len(found) > limit, (low, high), kind)

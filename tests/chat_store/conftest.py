@@ -1,0 +1,80 @@
+"""A real PostgreSQL with the schema of chat_svc, and one database per test module."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from chat_svc.store.bundle import ROLE, SERVICE, ChatStore
+from chatmesh.embedded.layout import DataFolder
+from chatmesh.embedded.postgres import EmbeddedPostgres
+from chatmesh.runtime import migrate
+from chatmesh.runtime.postgres import Database, Lane
+
+TEMPLATE = "chatmesh_template"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running PostgreSQL."""
+
+    owner_url: str
+
+    def url_of(self, database: str) -> str:
+        """The owner's URL with another database."""
+        return self.owner_url.replace("/chatmesh?", f"/{database}?")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """PostgreSQL with a migrated template database."""
+    root = Path(tempfile.mkdtemp(prefix="cm-", dir="/tmp"))
+    folder = DataFolder(root / "data")
+    folder.make()
+    sockets = root / "s"
+    sockets.mkdir(mode=0o700)
+    postgres = EmbeddedPostgres(folder, sockets)
+    postgres.prepare()
+    command = postgres.command()
+    uid, gid = command.account or (None, None)
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command.argv,
+            env=dict(command.environment),
+            cwd=command.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            user=uid,
+            group=gid,
+            extra_groups=[] if command.account else None,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while not postgres.is_ready():
+            assert process.poll() is None, (root / "log").read_text()
+            assert time.monotonic() < deadline, (root / "log").read_text()
+        postgres.provision()
+        url = postgres.owner_url()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        made = Server(url)
+        migrate.apply(made.url_of(TEMPLATE), SERVICE, "pre")
+        yield made
+    finally:
+        process.terminate()  # SIGTERM waits for sessions to end; they are gone by now
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        shutil.rmtree(root, ignore_errors=True)

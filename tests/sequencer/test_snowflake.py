@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -166,7 +167,7 @@ class Process:
     given: dict[int, int] = field(default_factory=dict)  # worker → its last id
 
 
-WINDOW_MS, AHEAD_MS, PROCESSES = 50, 10, 3
+WINDOW_MS, AHEAD_MS, PROCESSES = 20, 10, 3
 
 
 class Takeovers(RuleBasedStateMachine):
@@ -174,7 +175,7 @@ class Takeovers(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows = {worker: Row() for worker in range(TINY.workers)}
+        self.rows = {0: Row()}  # ids of two workers differ by their bits: one shows all
         self.database_ms = T0
         self.processes = [Process() for _ in range(PROCESSES)]
         self.all_ids: set[int] = set()
@@ -183,6 +184,8 @@ class Takeovers(RuleBasedStateMachine):
     @rule(number=st.integers(0, PROCESSES - 1))
     def claim(self, number: int) -> None:
         process = self.processes[number]
+        if process.ids is not None:
+            return
         free = [
             (row.end_ms, worker)
             for worker, row in self.rows.items()
@@ -224,9 +227,12 @@ class Takeovers(RuleBasedStateMachine):
             process.ids.extend(end_ms, time_ms)
             process.anchor_ms, process.answer = asked_ms, None
 
-    @rule(number=st.integers(0, PROCESSES - 1), count=st.integers(1, 50))
-    def take(self, number: int, count: int) -> None:
-        process = self.processes[number]
+    @rule(counts=st.lists(st.integers(1, 250), min_size=PROCESSES, max_size=PROCESSES))
+    def all_take(self, counts: list[int]) -> None:
+        for process, count in zip(self.processes, counts, strict=True):
+            self.take(process, count)
+
+    def take(self, process: Process, count: int) -> None:
         if process.ids is None:
             return
         try:
@@ -254,7 +260,7 @@ class Takeovers(RuleBasedStateMachine):
     def crash(self, number: int) -> None:
         self.processes[number] = Process(boot_ms=self.processes[number].boot_ms)
 
-    @rule(ms=st.integers(1, 200), stopped=st.sets(st.integers(0, PROCESSES - 1)))
+    @rule(ms=st.integers(1, 40), stopped=st.sets(st.integers(0, PROCESSES - 1)))
     def pass_time(self, ms: int, stopped: set[int]) -> None:
         """Boot clocks go on during a stop; that a stalled one stands still is worse than real."""
         self.database_ms += ms
@@ -262,7 +268,7 @@ class Takeovers(RuleBasedStateMachine):
             if number not in stopped:
                 process.boot_ms += ms
 
-    @rule(ms=st.integers(-500, 500))
+    @rule(ms=st.integers(-30, 30))
     def step_database_clock(self, ms: int) -> None:
         self.database_ms = max(T0 - 1000, self.database_ms + ms)
 
@@ -278,5 +284,34 @@ class Takeovers(RuleBasedStateMachine):
             assert created_at_ms < self.rows[worker].end_ms
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_long_random_runs(seed: int) -> None:
+    """The same model without shrinking, a thousand steps at a time: rare meetings happen."""
+    chance = random.Random(seed)
+    model = Takeovers()
+    for _ in range(1_000):
+        number = chance.randrange(PROCESSES)
+        match chance.randrange(10):
+            case 0 | 1:
+                model.claim(number=number)
+            case 2 | 3:
+                model.renew(number=number, late=chance.random() < 0.5)
+            case 4:
+                model.hear(number=number)
+            case 5:
+                model.all_take(counts=[chance.randint(1, 250) for _ in range(PROCESSES)])
+            case 6:
+                model.give_back(number=number)
+            case 7:
+                model.crash(number=number)
+            case 8:
+                stopped = {other for other in range(PROCESSES) if chance.random() < 0.3}
+                model.pass_time(ms=chance.randint(1, 20), stopped=stopped)
+            case _:
+                model.step_database_clock(ms=chance.randint(-20, 15))
+    model.windows_cover_what_was_given()
+    assert sum(row.epoch for row in model.rows.values()) > 10
+
+
 TestTakeovers = Takeovers.TestCase
-TestTakeovers.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTakeovers.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

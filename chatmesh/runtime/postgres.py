@@ -60,8 +60,11 @@ TCP_USER_TIMEOUT_MS: Final = 5_000
 """Unacknowledged bytes on a dead link end the connection after this instead of minutes."""
 TERMINATE_WAIT_MS: Final = 5_000
 """How long the server waits for a terminated backend to be gone."""
-POOL_TIMEOUT_SECONDS: Final = 5.0
-PROBE_UP_SECONDS: Final = 5.0
+POOL_TIMEOUT_SECONDS: Final = 2.0
+"""How long a caller waits for a connection of the pool; while the server is away, too."""
+RECONNECT_SECONDS: Final = 2.0
+"""How long the pool tries by itself to connect again; the probe makes it try anew."""
+PROBE_UP_SECONDS: Final = 2.0
 PROBE_DOWN_SECONDS: Final = 0.5
 PROBE_TIMEOUT_SECONDS: Final = 5.0
 
@@ -74,12 +77,12 @@ _DEFAULTS: Final[dict[str, str]] = {
     "target_session_attrs": "read-write",  # after a failover the old primary is no choice
 }
 
+# The backend is looked up before the role is taken: afterwards it may be out of sight.
 _SETUP: Final[LiteralString] = """
 select case when %s = '' then '' else set_config('role', %s, false) end,
        current_setting('fsync'), current_setting('full_page_writes'),
-       current_setting('synchronous_commit'),
-       pg_backend_pid(), (select backend_start::text from pg_stat_activity
-                          where pid = pg_backend_pid())
+       current_setting('synchronous_commit'), me.pid, me.backend_start::text
+from pg_stat_get_activity(pg_backend_pid()) as me
 """
 
 _TERMINATE: Final[LiteralString] = """
@@ -226,7 +229,7 @@ class Database:
             open=False,
             configure=self._configure,
             timeout=POOL_TIMEOUT_SECONDS,
-            reconnect_timeout=CONNECT_TIMEOUT_SECONDS,
+            reconnect_timeout=RECONNECT_SECONDS,
             name=role_name or "chatmesh",
         )
 
@@ -256,7 +259,7 @@ class Database:
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A connection in autocommit with binary results.
 
-        Raises LostConnection when none can be had within 5 s.
+        Raises LostConnection when none can be had within 2 s, and when it is lost in the body.
         """
         try:
             connection = await self._pool.getconn()
@@ -264,6 +267,10 @@ class Database:
             raise LostConnection(self._refused or _why(error), unknown_outcome=False) from None
         try:
             yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if not connection.closed:
+                raise  # the server's answer (lock timeout, deadlock): the connection lives
+            raise LostConnection(_why(error), unknown_outcome=True) from None
         finally:
             await self._pool.putconn(connection)
 
@@ -289,7 +296,7 @@ class Database:
         except (LostConnection, psycopg.Error, TimeoutError) as error:
             if self._readiness is not None:
                 self._readiness.down(self._refused or f"PostgreSQL: {_why(error)}")
-            await self._pool.check() if not isinstance(error, LostConnection) else None
+            await self._pool.check()  # the other connections are dead, too: replace them
             return False
         if self._readiness is not None:
             self._readiness.up()

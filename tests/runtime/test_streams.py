@@ -321,9 +321,8 @@ async def test_items_are_gathered_settled_and_sent_again(serving: Serving) -> No
     everything = asyncio.Event()
 
     def on_answer(answer: Any) -> None:
-        for key in answer.text.split(","):
-            if stream.settle(int(key)) is not None:
-                settled.append(int(key))
+        keys = [int(key) for key in answer.text.split(",")]
+        settled.extend(key for key in keys if stream.settle(key) is not None)
         if settled == [2]:
             first_stream.set()
         if len(settled) == 3:

@@ -1,0 +1,50 @@
+"""A stranger for every row, and two friends who must not notice anything."""
+
+import itertools
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from chatmesh.embedded.running import RunningMesh
+from tests.bad_input.people import Friends, Stranger
+from tests.raw import RawSession
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+async def channels(running_mesh: RunningMesh) -> AsyncIterator[list[grpc.aio.Channel]]:
+    """One to each chat node."""
+    made = [grpc.aio.insecure_channel(target) for target in running_mesh.public]
+    yield made
+    for channel in made:
+        await channel.close()
+
+
+@pytest.fixture
+async def stranger(running_mesh: RunningMesh, channels: list[grpc.aio.Channel]) -> Stranger:
+    """Somebody new on the first node, where Alice's session is."""
+    number = next(_numbers)
+    user, peer = f"stranger-{number}", f"peer-{number}"
+    async with RawSession(channels[1], running_mesh.token(peer)) as session:
+        await session.hello()
+    return Stranger(user, running_mesh.token(user), peer, channels[0])
+
+
+@pytest.fixture(scope="module")
+async def friends(
+    running_mesh: RunningMesh, channels: list[grpc.aio.Channel]
+) -> AsyncIterator[Friends]:
+    """Both sessions live for the whole module."""
+    number = next(_numbers)
+    alice, bob = f"alice-{number}", f"bob-{number}"
+    async with (
+        RawSession(channels[0], running_mesh.token(alice)) as of_alice,
+        RawSession(channels[1], running_mesh.token(bob)) as of_bob,
+    ):
+        await of_alice.hello()
+        await of_bob.hello()
+        made = Friends(of_alice, of_bob, bob)
+        await made.talk()
+        yield made

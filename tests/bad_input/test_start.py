@@ -1,0 +1,159 @@
+"""The rows of kind `start` of tests/bad_input.toml: what keeps a mesh or a server from starting.
+
+`chatmesh up` and the servers run as child processes, as a person would run them. Servers log what
+they miss; a test waits for that line, then asks GET /readyz.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from chatmesh.embedded.running import RunningMesh
+from chatmesh.embedded.supervisor import Mesh, MeshOptions
+from tests.bad_input.table import Row, rows
+
+pytestmark = pytest.mark.mesh
+NOWHERE = "127.0.0.1:1"
+"""Port 1 needs root to be listened on, and nobody does."""
+FIXED_PUBLIC_PORT = 7030
+
+
+def up(*arguments: str) -> tuple[str, str]:
+    """`chatmesh up`: its status and what it said on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chatmesh.cli.main", "up", *arguments],
+        capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "", "a mesh that does not start says nothing on stdout"
+    return f"exit {done.returncode}", done.stderr
+
+
+def server(module: str, missing: str, **settings: str) -> tuple[str, str]:
+    """A server with these settings, until it logs what it misses: then what /readyz says."""
+    environment = {f"CHATMESH_{name}": value for name, value in settings.items()}
+    metrics = _free_address()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATMESH_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stderr=subprocess.PIPE, text=True,
+        env={**kept, "CHATMESH_MESH_LISTEN": "127.0.0.1:0", "CHATMESH_METRICS_LISTEN": metrics,
+             **environment},
+    )  # fmt: skip
+    assert process.stderr is not None
+    with process:
+        try:
+            seen = []
+            for line in process.stderr:
+                seen.append(line)
+                if "component down" in line and missing in line:
+                    return _readiness(metrics)
+            raise AssertionError(f"{module} ended without missing {missing}:\n{''.join(seen)}")
+        finally:
+            process.kill()
+
+
+def _free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _readiness(metrics: str) -> tuple[str, str]:
+    try:
+        with urllib.request.urlopen(f"http://{metrics}/readyz", timeout=10) as answer:
+            return "ready", answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        with refused:
+            body = json.loads(refused.read())
+        return "not ready", json.dumps(body["missing"])
+
+
+@contextmanager
+def stores(**postgres_settings: str) -> Iterator[RunningMesh]:
+    """A real PostgreSQL and Valkey, no servers."""
+    with tempfile.TemporaryDirectory(prefix="chatmesh-stores-") as folder:
+        options = MeshOptions(
+            data=Path(folder) / "data", ports="auto", servers=False,
+            postgres_url=None, redis_url=None, postgres_settings=postgres_settings,
+        )  # fmt: skip
+        with Mesh(options) as mesh:
+            yield mesh.running
+
+
+def folder_in_use(running_mesh: RunningMesh) -> tuple[str, str]:
+    return up("--data", str(running_mesh.folder.path), "--ports", "auto")
+
+
+def ports_taken(_: RunningMesh) -> tuple[str, str]:
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as taken:
+        try:
+            taken.bind(("127.0.0.1", FIXED_PUBLIC_PORT))
+            taken.listen()
+        except OSError:
+            pass  # somebody else has it: as good
+        return up("--data", folder)
+
+
+def folder_impossible(_: RunningMesh) -> tuple[str, str]:
+    return up("--data", "/dev/null/mesh", "--ports", "auto")
+
+
+def postgres_unreachable(_: RunningMesh) -> tuple[str, str]:
+    url = f"postgresql://chatmesh:secret@{NOWHERE}/chatmesh"
+    return server("sequencer_svc", "postgres", POSTGRES_URL=url)
+
+
+def redis_unreachable(_: RunningMesh) -> tuple[str, str]:
+    return server("presence_svc", "redis", REDIS_URL=f"redis://{NOWHERE}")
+
+
+def fsync_off(_: RunningMesh) -> tuple[str, str]:
+    with stores(fsync="off") as found:
+        with psycopg.connect(found.owner_url()) as connection:
+            row = connection.execute("SHOW fsync").fetchone()
+            assert row == ("off",), "the test would prove nothing"
+        return server("sequencer_svc", "fsync", POSTGRES_URL=found.owner_url())
+
+
+def may_evict(_: RunningMesh) -> tuple[str, str]:
+    with stores() as found:
+        client = redis.Redis.from_url(found.redis_url())
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.close()
+        return server("presence_svc", "maxmemory-policy", REDIS_URL=found.redis_url())
+
+
+STARTS: dict[str, Callable[[RunningMesh], tuple[str, str]]] = {
+    "data folder in use by another mesh": folder_in_use,
+    "ports taken": ports_taken,
+    "data folder that cannot be made": folder_impossible,
+    "PostgreSQL unreachable": postgres_unreachable,
+    "Redis unreachable": redis_unreachable,
+    "PostgreSQL with fsync off": fsync_off,
+    "Redis that may evict": may_evict,
+}
+
+
+@pytest.mark.parametrize("row", rows("start"), ids=lambda row: row.input)
+def test_start(row: Row, running_mesh: RunningMesh) -> None:
+    status, text = STARTS[row.input](running_mesh)
+    assert status == row.status, text
+    assert row.reason in text
+    assert "Traceback" not in text
+    assert "secret" not in text, "no password in what a person reads"
+
+
+def test_every_start_is_in_the_table() -> None:
+    assert STARTS.keys() == {row.input for row in rows("start")}

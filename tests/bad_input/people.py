@@ -1,4 +1,4 @@
-"""Who every row is run with: a stranger whose session may be spoilt, and two friends who talk on."""
+"""Who every row is run with: a stranger with a session to spoil, and two friends who talk on."""
 
 from dataclasses import dataclass, field
 

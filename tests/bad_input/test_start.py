@@ -92,11 +92,12 @@ def stores(**postgres_settings: str) -> Iterator[RunningMesh]:
             yield mesh.running
 
 
-def folder_in_use(running_mesh: RunningMesh) -> tuple[str, str]:
-    return up("--data", str(running_mesh.folder.path), "--ports", "auto")
+def folder_in_use() -> tuple[str, str]:
+    with stores() as running:
+        return up("--data", str(running.folder.path), "--ports", "auto")
 
 
-def ports_taken(_: RunningMesh) -> tuple[str, str]:
+def ports_taken() -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder, socket.socket() as taken:
         try:
             taken.bind(("127.0.0.1", FIXED_PUBLIC_PORT))
@@ -106,20 +107,20 @@ def ports_taken(_: RunningMesh) -> tuple[str, str]:
         return up("--data", folder)
 
 
-def folder_impossible(_: RunningMesh) -> tuple[str, str]:
+def folder_impossible() -> tuple[str, str]:
     return up("--data", "/dev/null/mesh", "--ports", "auto")
 
 
-def postgres_unreachable(_: RunningMesh) -> tuple[str, str]:
+def postgres_unreachable() -> tuple[str, str]:
     url = f"postgresql://chatmesh:secret@{NOWHERE}/chatmesh"
     return server("sequencer_svc", "postgres", POSTGRES_URL=url)
 
 
-def redis_unreachable(_: RunningMesh) -> tuple[str, str]:
+def redis_unreachable() -> tuple[str, str]:
     return server("presence_svc", "redis", REDIS_URL=f"redis://{NOWHERE}")
 
 
-def fsync_off(_: RunningMesh) -> tuple[str, str]:
+def fsync_off() -> tuple[str, str]:
     with stores(fsync="off") as found:
         with psycopg.connect(found.owner_url()) as connection:
             row = connection.execute("SHOW fsync").fetchone()
@@ -127,7 +128,7 @@ def fsync_off(_: RunningMesh) -> tuple[str, str]:
         return server("sequencer_svc", "fsync", POSTGRES_URL=found.owner_url())
 
 
-def may_evict(_: RunningMesh) -> tuple[str, str]:
+def may_evict() -> tuple[str, str]:
     with stores() as found:
         client = redis.Redis.from_url(found.redis_url())
         client.config_set("maxmemory-policy", "allkeys-lru")
@@ -135,7 +136,7 @@ def may_evict(_: RunningMesh) -> tuple[str, str]:
         return server("presence_svc", "maxmemory-policy", REDIS_URL=found.redis_url())
 
 
-STARTS: dict[str, Callable[[RunningMesh], tuple[str, str]]] = {
+STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "data folder in use by another mesh": folder_in_use,
     "ports taken": ports_taken,
     "data folder that cannot be made": folder_impossible,
@@ -147,8 +148,8 @@ STARTS: dict[str, Callable[[RunningMesh], tuple[str, str]]] = {
 
 
 @pytest.mark.parametrize("row", rows("start"), ids=lambda row: row.input)
-def test_start(row: Row, running_mesh: RunningMesh) -> None:
-    status, text = STARTS[row.input](running_mesh)
+def test_start(row: Row) -> None:
+    status, text = STARTS[row.input]()
     assert status == row.status, text
     assert row.reason in text
     assert "Traceback" not in text

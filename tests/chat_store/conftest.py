@@ -12,12 +12,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from chat_svc.store.bundle import ROLE, SERVICE, ChatStore
 from chatmesh.embedded.layout import DataFolder
 from chatmesh.embedded.postgres import EmbeddedPostgres
 from chatmesh.runtime import migrate
 from chatmesh.runtime.postgres import Database, Lane
+from tests.chat_store.world import World
 
 TEMPLATE = "chatmesh_template"
 
@@ -66,7 +68,7 @@ def server() -> Iterator[Server]:
         postgres.provision()
         url = postgres.owner_url()
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {TEMPLATE}")
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
         made = Server(url)
         migrate.apply(made.url_of(TEMPLATE), SERVICE, "pre")
         yield made
@@ -78,3 +80,21 @@ def server() -> Iterator[Server]:
             process.kill()
             process.wait()
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+async def world(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    """Stores on a fresh database of this module."""
+    name = request.module.__name__.rpartition(".")[2]
+    with psycopg.connect(server.owner_url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(TEMPLATE)
+            )
+        )
+    url = server.url_of(name)
+    async with (
+        Database(url, role_name=ROLE, max_size=4) as database,
+        Lane(url, role_name=ROLE, name="commit") as lane,
+    ):
+        yield World(url, ChatStore.on(database, lane))

@@ -19,8 +19,16 @@ from chatmesh.embedded.layout import DataFolder
 from chatmesh.embedded.processes import Entry, ProcessTable, birth_of
 
 PARENT_FD_VARIABLE = "CHATMESH_PARENT_FD"
-# A shell reads one line from the gate and becomes the command, under the same pid.
-_GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
+# A shell reads one line from the gate and becomes the command, under the same pid. On the way it
+# raises the limit of open files, which is 1,024 by default: a chat node has one a session.
+_GATE_SCRIPT = """
+read -r go || exit 0
+files=$(ulimit -H -n)
+if [ "$files" = unlimited ] || [ "$files" -gt 65536 ]; then files=65536; fi
+ulimit -S -n "$files" 2>/dev/null
+exec "$@" </dev/null
+"""
+_GATE = ("/bin/sh", "-c", _GATE_SCRIPT, "sh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

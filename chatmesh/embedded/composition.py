@@ -24,6 +24,7 @@ from chatmesh.embedded.postgres import (
     EmbeddedPostgres,
     as_role,
     make_roles,
+    role_passwords,
     wait_until_accepts,
 )
 from chatmesh.embedded.processes import STORE_STAGE, ProcessTable
@@ -197,10 +198,7 @@ class Composition:
         )
 
     def _role_passwords(self) -> dict[str, str]:
-        return {
-            role: keys.postgres_password(self._folder, role).read_text()
-            for role in SERVICE_ROLES.values()
-        }
+        return role_passwords(self._folder, self._options.postgres_url)
 
     def _migrate(self, owner_url: str) -> None:
         from chatmesh.runtime import migrate

@@ -7,15 +7,17 @@ stay on). It listens on a Unix socket in a private folder only, and asks for pas
 The migrations, not this module, grant rights inside the database.
 """
 
+import hashlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from chatmesh.embedded import keys
 from chatmesh.embedded.binaries import PostgresPrograms, postgres_programs
@@ -144,11 +146,7 @@ class EmbeddedPostgres:
                 "SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)
             ).fetchone():
                 made.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
-        passwords = {
-            role: keys.postgres_password(self._folder, role).read_text()
-            for role in SERVICE_ROLES.values()
-        }
-        make_roles(self.owner_url(), passwords)
+        make_roles(self.owner_url(), role_passwords(self._folder, None))
         if self.programs.has_statements:
             with psycopg.connect(self.owner_url(), autocommit=True) as made:
                 made.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
@@ -226,9 +224,9 @@ def make_roles(owner_url: str, passwords: Mapping[str, str]) -> None:
                 known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
                 verb = "ALTER" if known.fetchone() else "CREATE"
                 connection.execute(
-                    sql.SQL(
-                        "{} ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT PASSWORD {}"
-                    ).format(sql.SQL(verb), sql.Identifier(role), sql.Literal(password))
+                    sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+                        sql.SQL(verb), sql.Identifier(role), sql.Literal(password)
+                    )
                 )
             database = sql.Identifier(connection.info.dbname)
             connection.execute(
@@ -246,12 +244,23 @@ def as_role(owner_url: str, role: str, password: str) -> str:
     parts = urlsplit(owner_url)
     place = parts.netloc.rpartition("@")[2]
     login = f"{quote(role, safe='')}:{quote(password, safe='')}"
-    return urlunsplit(parts._replace(netloc=f"{login}@{place}"))
+    query = urlencode([(k, v) for k, v in parse_qsl(parts.query) if k not in ("user", "password")])
+    return urlunsplit(parts._replace(netloc=f"{login}@{place}", query=query))
 
 
-def services_with_postgres() -> Iterable[str]:
-    """The services that have a role, and so a folder of migrations."""
-    return SERVICE_ROLES
+def role_passwords(folder: DataFolder, owner_url: str | None) -> dict[str, str]:
+    """Role → password. On a server of yours they follow from the owner's password, so that two
+    meshes with databases on one server, whose roles are the same, do not lock each other out.
+    """
+    shared = "" if owner_url is None else conninfo_to_dict(owner_url).get("password") or ""
+    passwords = {}
+    for role in SERVICE_ROLES.values():
+        if shared:
+            key = hashlib.blake2s(str(shared).encode()).digest()
+            passwords[role] = hashlib.blake2s(role.encode(), key=key).hexdigest()
+        else:
+            passwords[role] = keys.postgres_password(folder, role).read_text()
+    return passwords
 
 
 def _with_database(url: str, database: str) -> str:

@@ -1,0 +1,74 @@
+"""CHATMESH_POSTGRES_URL and CHATMESH_REDIS_URL: a mesh on servers that somebody else runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from chatmesh.embedded.errors import StartFailed
+from chatmesh.embedded.postgres import SERVICE_ROLES, as_role, role_passwords
+from chatmesh.embedded.supervisor import Mesh, MeshOptions
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Servers that are not the mesh's own; in truth those of another mesh."""
+    data = tmp_path_factory.mktemp("theirs") / "data"
+    with Mesh(MeshOptions(data=data, ports="auto", servers=False)) as mesh:
+        yield mesh
+
+
+def test_yours_are_used_and_left_running(theirs: Mesh, tmp_path: Path) -> None:
+    owner_url, redis_url = theirs.running.owner_url(), theirs.running.redis_url()
+    for folder in ("a", "b"):  # a second one on the same server shuts nobody out
+        options = MeshOptions(
+            data=tmp_path / folder,
+            ports="auto",
+            servers=False,
+            postgres_url=owner_url,
+            redis_url=redis_url,
+        )
+        with Mesh(options) as mesh:
+            assert mesh.names() == ["spans"]
+            assert mesh.running.owner_url() == owner_url
+            assert not mesh.folder.postgres.exists()
+    passwords = role_passwords(mesh.folder, owner_url)
+    for role in SERVICE_ROLES.values():
+        with psycopg.connect(as_role(owner_url, role, passwords[role])) as connection:
+            assert connection.execute("SELECT current_user").fetchone() == (role,)
+    assert theirs.pid("postgres") is not None
+    assert theirs.pid("valkey") is not None
+
+
+def test_a_redis_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    options = MeshOptions(
+        data=tmp_path / "data", ports="auto", servers=False, redis_url="redis://127.0.0.1:1/0"
+    )
+    with pytest.raises(StartFailed, match="CHATMESH_REDIS_URL does not answer"):
+        Mesh(options).start()
+
+
+def test_an_owner_who_may_not_make_roles_is_told(theirs: Mesh, tmp_path: Path) -> None:
+    with psycopg.connect(theirs.running.owner_url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE weak LOGIN PASSWORD 'weak'")
+    options = MeshOptions(
+        data=tmp_path / "data",
+        ports="auto",
+        servers=False,
+        postgres_url=as_role(theirs.running.owner_url(), "weak", "weak"),
+        redis_url=theirs.running.redis_url(),
+    )
+    with pytest.raises(StartFailed, match=r"may not make roles.*CREATEROLE"):
+        Mesh(options).start()
+
+
+def test_a_role_takes_the_place_of_the_owner_in_any_form_of_url() -> None:
+    for url in (
+        "postgresql://owner:secret@db.example:5432/chat?sslmode=verify-full",
+        "postgresql:///chat?user=owner&password=secret&host=%2Frun%2Fpg",
+    ):
+        changed = psycopg.conninfo.conninfo_to_dict(as_role(url, "chatmesh_chat", "p@ss/word"))
+        assert changed["user"] == "chatmesh_chat"
+        assert changed["password"] == "p@ss/word"
+        assert changed["dbname"] == "chat"

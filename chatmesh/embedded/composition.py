@@ -220,7 +220,7 @@ class Composition:
         overrides = {
             key: value for at in ("*", module, name) for key, value in given.get(at, {}).items()
         }
-        command = services.command_of(module, ports, around, overrides)
+        command = services.command_of(name, module, ports, around, overrides)
         return Part(
             name=name,
             command=lambda: command,

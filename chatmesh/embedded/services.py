@@ -77,12 +77,16 @@ def process_names(replicas: Mapping[str, int]) -> list[tuple[str, str]]:
 
 
 def command_of(
-    module: str, ports: ServerPorts, around: Surroundings, overrides: Mapping[str, str]
+    name: str,
+    module: str,
+    ports: ServerPorts,
+    around: Surroundings,
+    overrides: Mapping[str, str],
 ) -> Command:
     """How to run one server. `overrides` are variables that win over everything."""
     return Command(
         argv=[sys.executable, "-m", module],
-        environment={**_environment(module, ports, around), **overrides},
+        environment={**_environment(name, module, ports, around), **overrides},
         folder=around.folder,
         watches_parent=True,
     )
@@ -113,7 +117,9 @@ def what_is_missing(metrics_port: int) -> str:
         connection.close()
 
 
-def _environment(module: str, ports: ServerPorts, around: Surroundings) -> dict[str, str]:
+def _environment(
+    name: str, module: str, ports: ServerPorts, around: Surroundings
+) -> dict[str, str]:
     service = SERVICES[module]
     files = certificates.files_of(around.certificates, module)
     inherited = {
@@ -141,6 +147,7 @@ def _environment(module: str, ports: ServerPorts, around: Surroundings) -> dict[
         ours["POSTGRES_URL"] = around.postgres_urls[module]
     if service.has_redis:
         ours["REDIS_URL"] = around.redis_url
+    wished["NODE_NAME"] = name
     if ports.public is not None:
         ours["PUBLIC_LISTEN"] = f"{HOST}:{ports.public}"
         ours["HINT_KEY_FILE"] = str(around.hint_key)

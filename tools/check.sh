@@ -17,7 +17,7 @@ check() {
 check lint ruff check --quiet .
 check format ruff format --check .
 check types mypy
-check imports lint-imports
+check imports lint-imports --no-logo
 check buf-lint buf lint protos
 check breaking python tools/check_breaking.py
 check stubs python tools/gen_stubs.py --check

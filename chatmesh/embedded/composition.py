@@ -34,7 +34,8 @@ POSTGRES_URL = "CHATMESH_POSTGRES_URL"
 REDIS_URL = "CHATMESH_REDIS_URL"
 STORE_SECONDS = 60
 """PostgreSQL may have to recover from a kill first."""
-SERVERS_SECONDS = 60
+SERVERS_SECONDS = 120
+"""Far more than they take; a loaded machine is slow, a broken one is told by deaths."""
 _BEFORE_POSTGRES = ("presence_svc", "sync_svc")
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from chatmesh.embedded.children import Child, Command, Guard, ParentPipe, start
 from chatmesh.embedded.errors import StartFailed, UnknownPart
 from chatmesh.embedded.layout import DataFolder
-from chatmesh.embedded.processes import ProcessTable, end_in_order
+from chatmesh.embedded.processes import STORE_STAGE, ProcessTable, end_in_order
 
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 5.0
@@ -161,7 +161,7 @@ class Keeper:
     def hurry(self) -> None:
         """From another thread during `stop`: kills every server at once; stores keep their time."""
         for state in self._states.values():
-            if state.child is not None and state.part.stop_signal == signal.SIGTERM:
+            if state.child is not None and state.part.stage < STORE_STAGE:
                 state.child.send(signal.SIGKILL)
 
     def _state(self, name: str) -> _State:
@@ -235,7 +235,11 @@ class Keeper:
         now = time.monotonic()
         due = [s for s in self._states.values() if s.due_at is not None and s.due_at <= now]
         for state in due:
-            self._run(state)
+            try:
+                self._run(state)
+            except OSError as error:  # no more processes, no memory, disk full: try again
+                self._report(f"{state.part.name} cannot be started: {error}")
+                state.due_at = now + MAX_PAUSE_SECONDS
         return bool(due)
 
     def _pause(self) -> float:

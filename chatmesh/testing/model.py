@@ -1,0 +1,199 @@
+"""What the mesh should do, in the smallest form that is still right. Pure, in memory, obvious.
+
+Random tests run the same steps on the real mesh and here, and compare: every user's timeline,
+every conversation's order, how it reads now. Nothing is fast, lost, retried or concurrent here.
+
+Rules taken from docs/positions.md and docs/promises.md; who may do what from the contract. No
+limits, no clocks, no push.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+
+class Refused(Exception):
+    """The mesh would refuse; `reason` is the contract's."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An event: what a timeline entry shows. `target_seq` 0: none."""
+
+    conversation: int
+    conversation_seq: int
+    message_no: int
+    sender: str
+    kind: str
+    """text, edit, delete, reaction, added, removed, left, role."""
+    body: str
+    target_seq: int = 0
+
+
+@dataclass(slots=True)
+class Chat:
+    """A conversation."""
+
+    number: int
+    direct: bool
+    members: set[str]
+    owner: str
+    events: list[Said] = field(default_factory=list)
+    message_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one message reads now. `body` None: deleted."""
+
+    conversation_seq: int
+    sender: str
+    body: str | None
+    reactions: frozenset[tuple[str, str]]
+
+
+class Model:
+    """A whole mesh of one tenant."""
+
+    def __init__(self) -> None:
+        self.chats: list[Chat] = []
+        self.timelines: dict[str, list[Said]] = {}
+        self.blocks: set[tuple[str, str]] = set()
+        self._keys: dict[tuple[str, str], tuple[object, Said]] = {}
+
+    # -- making ------------------------------------------------------------------------------------
+
+    def direct(self, one: str, other: str) -> Chat:
+        """The direct conversation of two users (of one with themself: the notes), made if new."""
+        members = {one, other}
+        for chat in self.chats:
+            if chat.direct and chat.members == members:
+                return chat
+        return self._chat(Chat(len(self.chats), True, members, one))
+
+    def group(self, owner: str, members: Iterable[str]) -> Chat:
+        """A new group; its first event says who came."""
+        wanted = set(members)
+        if any((member, owner) in self.blocks for member in wanted):
+            raise Refused("NOT_REACHABLE")
+        chat = self._chat(Chat(len(self.chats), False, {owner, *wanted}, owner))
+        self._append(chat, owner, "added", ",".join(sorted(wanted)))
+        return chat
+
+    def _chat(self, chat: Chat) -> Chat:
+        self.chats.append(chat)
+        return chat
+
+    # -- saying ------------------------------------------------------------------------------------
+
+    def send(
+        self, sender: str, chat: Chat, key: str, body: str, *, kind: str = "text", target: int = 0
+    ) -> Said:
+        """One message under a key: once, whatever happens.
+
+        Raises Refused: NOT_A_MEMBER, NOT_REACHABLE, KEY_REUSED, TARGET_UNKNOWN, NOT_YOURS.
+        """
+        content = (chat.number, kind, body, target)
+        if known := self._keys.get((sender, key)):
+            if known[0] != content:
+                raise Refused("KEY_REUSED")
+            return known[1]
+        if sender not in chat.members:
+            raise Refused("NOT_A_MEMBER")
+        if chat.direct and any(
+            pair in self.blocks for one in chat.members for pair in ((one, sender), (sender, one))
+        ):
+            raise Refused("NOT_REACHABLE")
+        if target:
+            self._check_target(sender, chat, kind, target)
+        said = self._append(chat, sender, kind, body, target)
+        self._keys[sender, key] = (content, said)
+        return said
+
+    def _check_target(self, sender: str, chat: Chat, kind: str, target: int) -> None:
+        if not 1 <= target <= len(chat.events) or chat.events[target - 1].kind != "text":
+            raise Refused("TARGET_UNKNOWN")
+        if kind in ("edit", "delete") and chat.events[target - 1].sender != sender:
+            raise Refused("NOT_YOURS")
+
+    def _append(self, chat: Chat, sender: str, kind: str, body: str, target: int = 0) -> Said:
+        chat.message_count += kind == "text"
+        said = Said(
+            chat.number,
+            len(chat.events) + 1,
+            chat.message_count if kind == "text" else 0,
+            sender,
+            kind,
+            body,
+            target,
+        )
+        chat.events.append(said)
+        for member in chat.members:
+            self.timelines.setdefault(member, []).append(said)
+        return said
+
+    # -- members -----------------------------------------------------------------------------------
+
+    def add(self, by: str, chat: Chat, user: str) -> Said | None:
+        """Add a user to a group; None: was in it."""
+        self._check_admin(by, chat)
+        if (user, by) in self.blocks:
+            raise Refused("NOT_REACHABLE")
+        if user in chat.members:
+            return None
+        chat.members.add(user)
+        return self._append(chat, by, "added", user)
+
+    def remove(self, by: str, chat: Chat, user: str) -> Said | None:
+        """Remove a user (oneself: leave); the removed sees it, too. None: was not in it."""
+        if by != user:
+            self._check_admin(by, chat)
+        elif by not in chat.members:
+            raise Refused("NOT_FOUND")
+        if user not in chat.members:
+            return None
+        if user == chat.owner and len(chat.members) > 1:
+            raise Refused("LAST_OWNER")
+        said = self._append(chat, by, "left" if by == user else "removed", user)
+        chat.members.discard(user)
+        return said
+
+    def _check_admin(self, by: str, chat: Chat) -> None:
+        if by not in chat.members or chat.direct:
+            raise Refused("NOT_FOUND")
+        if by != chat.owner:
+            raise Refused("ROLE_REQUIRED")
+
+    def block(self, user: str, other: str) -> None:
+        """`user` blocks `other`."""
+        self.blocks.add((user, other))
+
+    def unblock(self, user: str, other: str) -> None:
+        """No longer."""
+        self.blocks.discard((user, other))
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def reads_now(self, chat: Chat) -> list[Reading]:
+        """The visible messages with edits, deletions and reactions applied."""
+        readings: dict[int, Reading] = {}
+        for said in chat.events:
+            old = readings.get(said.target_seq)
+            match said.kind:
+                case "text":
+                    readings[said.conversation_seq] = Reading(
+                        said.conversation_seq, said.sender, said.body, frozenset()
+                    )
+                case "edit" if old is not None and old.body is not None:
+                    readings[said.target_seq] = replace(old, body=said.body)
+                case "delete" if old is not None:
+                    readings[said.target_seq] = replace(old, body=None, reactions=frozenset())
+                case "reaction" if old is not None and old.body is not None:
+                    mine = frozenset({(said.sender, said.body)})
+                    readings[said.target_seq] = replace(old, reactions=old.reactions | mine)
+        return list(readings.values())

@@ -1,9 +1,10 @@
 """Spans go in over OTLP and come out by trace and by message; the ring stays bounded."""
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,25 @@ def span(number: int, **changes: object) -> Span:
     return Span(**values)  # type: ignore[arg-type]
 
 
-def test_a_trace_is_found_by_its_message_in_time_order(tmp_path: Path) -> None:
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Callable[..., SpanStore]]:
+    """Opens stores on one file; closed at the end."""
+    with contextlib.ExitStack() as stores:
+
+        def open_store(**options: int) -> SpanStore:
+            store = SpanStore(tmp_path / "spans.sqlite", **options)
+            stores.callback(store.close)
+            return store
+
+        yield open_store
+
+
+Opened = Callable[..., SpanStore]
+
+
+def test_a_trace_is_found_by_its_message_in_time_order(tmp_path: Path, opened: Opened) -> None:
     path = tmp_path / "spans.sqlite"
-    store = SpanStore(path)
+    store = opened()
     store.add([span(2, trace_id="a" * 32), span(1, trace_id="a" * 32), span(3)])
     store.add([span(4, trace_id="a" * 32, attributes={"chatmesh.message_id": 1 << 62})])
     found = trace_of_message(path, 1 << 62)
@@ -44,9 +61,9 @@ def test_a_trace_is_found_by_its_message_in_time_order(tmp_path: Path) -> None:
     assert [each.start_ns for each in spans_of_trace(path, found)] == [1, 2, 4]
 
 
-def test_a_batch_belongs_to_each_message_and_trace_it_links(tmp_path: Path) -> None:
+def test_a_batch_belongs_to_each_message_and_trace_it_links(tmp_path: Path, opened: Opened) -> None:
     path = tmp_path / "spans.sqlite"
-    store = SpanStore(path)
+    store = opened()
     links = (("a" * 32, "1" * 16), ("b" * 32, "2" * 16))
     batch = span(9, links=links, attributes={"chatmesh.message_id": [10, 11]})
     store.add([batch, span(1, trace_id="a" * 32)])
@@ -57,28 +74,27 @@ def test_a_batch_belongs_to_each_message_and_trace_it_links(tmp_path: Path) -> N
     assert len(spans_of_trace(path, "a" * 32)) == 2
 
 
-def test_the_oldest_go_first_and_everything_of_them(tmp_path: Path) -> None:
+def test_the_oldest_go_first_and_everything_of_them(tmp_path: Path, opened: Opened) -> None:
     path = tmp_path / "spans.sqlite"
-    store = SpanStore(path, capacity=100)
+    store = opened(capacity=100)
     for number in range(1, 1001):
         attributes = {"chatmesh.message_id": number}
         store.add([span(number, attributes=attributes, links=(("c" * 32, "3" * 16),))])
     assert trace_of_message(path, 1) is None
     assert trace_of_message(path, 1000) == f"{1000:032x}"
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         for table in ("span", "message", "link"):
             query = f"SELECT count(*) FROM {table}"  # noqa: S608 - a name from the line above
             (count,) = connection.execute(query).fetchone()
             assert 90 <= count <= 100
-    connection.close()
 
 
-def test_a_store_that_is_opened_again_goes_on_counting(tmp_path: Path) -> None:
+def test_a_store_that_is_opened_again_goes_on_counting(tmp_path: Path, opened: Opened) -> None:
     path = tmp_path / "spans.sqlite"
-    first = SpanStore(path, capacity=10)
+    first = opened(capacity=10)
     first.add(span(number) for number in range(1, 9))
     first.close()
-    second = SpanStore(path, capacity=10)
+    second = opened(capacity=10)
     second.add(span(number) for number in range(9, 20))
     assert recent_traces(path, 3) == [f"{number:032x}" for number in (19, 18, 17)]
     assert spans_of_trace(path, f"{1:032x}") == []

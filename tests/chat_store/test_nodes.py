@@ -1,0 +1,89 @@
+"""Leases of nodes, and the rows that a dead one leaves."""
+
+from __future__ import annotations
+
+from chat_svc.store.devices import START_OLDEST
+from tests.chat_store.world import World
+
+
+async def test_a_lease_ends_and_is_taken_once(world: World) -> None:
+    nodes = world.store.nodes
+    dead = await nodes.start_node("a", "127.0.0.1:1", 0)
+    live = await nodes.start_node("a", "127.0.0.1:2", 60_000)
+    assert live > dead
+    assert await nodes.targets([dead, live, 987]) == {live: "127.0.0.1:2"}
+    await world.ask("SELECT pg_sleep(0.005)")  # PostgreSQL's clock passes the lease
+    assert await nodes.renew(dead, 0)  # over, but nobody took it
+    await world.ask("SELECT pg_sleep(0.005)")
+    assert await nodes.take_expired() == [dead]
+    assert await nodes.take_expired() == []
+    assert await nodes.take_expired(again_after_ms=-1) == [dead]
+    assert not await nodes.renew(dead, 60_000)
+    assert await nodes.renew(live, 60_000)
+    await nodes.leave(live)
+    assert live in await nodes.take_expired()
+
+
+async def test_a_dead_nodes_devices_and_rows_are_handed_over(world: World) -> None:
+    one, two, three = await world.users(3)
+    conversation = await world.direct(one, two)
+    nodes, outbox = world.store.nodes, world.store.outbox
+    dead = await nodes.start_node("a", "127.0.0.1:1", 0)
+    heir = await nodes.start_node("b", "127.0.0.1:2", 60_000)
+    for account, device in ((two, "x"), (two, "y"), (three, "z")):
+        await world.store.devices.open_session(account.id, device, 1, "", dead, None, START_OLDEST)
+    batch = world.new_id()
+    await world.store.commit.commit(
+        [world.row(one, conversation)], batch_id=batch, node_id=dead, done=[]
+    )
+    await world.ask("SELECT pg_sleep(0.005)")
+    assert dead in await nodes.take_expired()
+    first = await nodes.stranded_devices(dead, (0, ""), 2)
+    last = first[-1]
+    rest = await nodes.stranded_devices(dead, (last.account, last.device_id), 2)
+    found = [(d.account, d.device_id, d.acked_seq, d.notify_seq) for d in first + rest]
+    assert found == [(two.id, "x", 0, 1), (two.id, "y", 0, 1), (three.id, "z", 0, 0)]
+    # a newer session of one of them has begun meanwhile
+    await world.store.devices.open_session(two.id, "y", 1, "", heir, None, START_OLDEST)
+    await nodes.release_devices(first + rest)
+    assert await nodes.stranded_devices(dead, (0, ""), 9) == []
+    assert [d.device_id for d in await nodes.stranded_devices(heir, (0, ""), 9)] == ["y"]
+
+    assert not await nodes.remove_node(dead)
+    assert await outbox.take_over(heir, [dead], 10) == 1
+    assert (await outbox.count(dead), await outbox.count(heir)) == (0, 1)
+    assert await nodes.remove_node(dead)
+    assert [row.batch_id for row in await outbox.due_rows(heir, 1, 10)] == [batch]
+
+
+async def test_due_rows_come_once_and_later_each_time(world: World) -> None:
+    one, two = await world.users(2)
+    conversation = await world.direct(one, two)
+    await world.store.devices.open_session(two.id, "x", 1, "", 5, None, START_OLDEST)
+    batches = [world.new_id() for _ in range(3)]
+    outcomes = []
+    for batch in batches:
+        outcomes += await world.store.commit.commit(
+            [world.row(one, conversation)], batch_id=batch, node_id=5, done=[]
+        )
+    outbox = world.store.outbox
+    assert await outbox.due_rows(5, 3_600_000, 10) == []
+    assert await outbox.due_rows(6, 0, 10) == []
+    await world.ask("UPDATE chat.outbox SET created_at_ms = 0, next_at_ms = 0 WHERE node = 5")
+    assert await outbox.oldest_age_ms(5) > 0
+    rows = await outbox.due_rows(5, 3_000, 2)
+    assert [(row.batch_id, row.attempt) for row in rows] == [(b, 1) for b in batches[:2]]
+    assert rows[0].accounts == [two.id]
+    assert (rows[0].seqs, rows[0].message_ids) == ([1], [outcomes[0].message_id])
+    assert rows[0].pushable == [False]
+    assert [row.batch_id for row in await outbox.due_rows(5, 3_000, 10)] == [batches[2]]
+    assert await outbox.due_rows(5, 3_000, 10) == []
+    waits = await world.ask("SELECT next_at_ms - chat.now_ms() FROM chat.outbox WHERE node = 5")
+    assert all(0 < wait <= 3_000 for (wait,) in waits)
+    await world.ask("UPDATE chat.outbox SET attempt = 40, next_at_ms = 0 WHERE node = 5")
+    assert len(await outbox.due_rows(5, 3_000, 10)) == 3
+    waits = await world.ask("SELECT next_at_ms - chat.now_ms() FROM chat.outbox WHERE node = 5")
+    assert all(30_000 < wait <= 60_000 for (wait,) in waits)
+    assert await outbox.delete_done(batches[:2]) == 2
+    assert await outbox.count(5) == 1
+    assert await outbox.oldest_age_ms(987) == 0

@@ -6,8 +6,8 @@ second without waiting for drains.
 
 import enum
 import json
+import os
 import signal
-import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +89,9 @@ class _StopSignals:
     def __init__(self, mesh: "Mesh") -> None:
         self.stopping = False
         self._mesh = mesh
-        self._asked = threading.Event()
+        # a pipe, not a threading.Event: a handler that runs while the main thread enters the
+        # event's wait would wait for a lock that the main thread itself holds
+        self._read_end, self._write_end = os.pipe()
         self._starting = True
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._on_signal)
@@ -97,7 +99,7 @@ class _StopSignals:
     def wait(self) -> None:
         """Blocks until one comes."""
         self._starting = False
-        self._asked.wait()
+        os.read(self._read_end, 1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
@@ -106,7 +108,7 @@ class _StopSignals:
             self._starting = False
             self.stopping = True
             raise _Interrupted
-        self._asked.set()
+        os.write(self._write_end, b"!")
 
 
 def _ready_text(mesh: "Mesh") -> str:

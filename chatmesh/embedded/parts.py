@@ -213,22 +213,25 @@ class Keeper:
         return f"{text}. The end of {log}:\n{self._folder.log_tail(name)}"
 
     def _keep(self) -> None:
-        """The keeper's thread: deaths come in, due parts go out."""
+        """The keeper's thread: deaths come in, due parts go out. It must outlive a full disk."""
         while True:
             try:
                 child = self._ended.get(timeout=self._pause())
             except queue.Empty:
                 child = None
-            with self._lock:
-                if self._stopping:
-                    return
-                if child is not None:
-                    self._died(child)
-                restarted = self._run_due()
-                if self._guard.ensure():
-                    self._report("guardian ended; started another")
-            if restarted:
-                self._on_restart()
+            try:
+                with self._lock:
+                    if self._stopping:
+                        return
+                    if child is not None:
+                        self._died(child)
+                    restarted = self._run_due()
+                    if self._guard.ensure():
+                        self._report("guardian ended; started another")
+                if restarted:
+                    self._on_restart()
+            except OSError as error:
+                self._report(f"keeping the mesh running: {error}")
 
     def _run_due(self) -> bool:
         """Under the lock: starts what has waited its pause; whether there was any."""

@@ -7,6 +7,7 @@ Rules: a pid alone proves nothing, since pids are reused: each is kept with the 
 process. Every process leads a session of its own, so its pid is its process group.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -93,9 +94,10 @@ class ProcessTable:
         self._write()
 
     def remove(self, name: str) -> None:
-        """Forgets a process that ended."""
+        """Forgets a process that ended; if the disk is full, later: its birth protects others."""
         if self._entries.pop(name, None) is not None:
-            self._write()
+            with contextlib.suppress(OSError):
+                self._write()
 
     def add_folder(self, folder: Path) -> None:
         """Notes a folder outside the data folder that goes with the mesh."""

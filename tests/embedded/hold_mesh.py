@@ -5,9 +5,9 @@ Runs until SIGTERM. Arguments: the data folder.
 """
 
 import json
+import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import psutil
@@ -33,8 +33,8 @@ def shared_memory_files(pids: list[int]) -> list[str]:
 
 def main() -> int:
     """Starts, tells, waits, stops."""
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    read_end, write_end = os.pipe()  # an Event set by a handler can deadlock
+    signal.signal(signal.SIGTERM, lambda *_: os.write(write_end, b"!"))
     mesh = Mesh(MeshOptions(data=Path(sys.argv[1]), ports="auto", servers=False))
     try:
         mesh.start()
@@ -59,7 +59,7 @@ def main() -> int:
         ),
         flush=True,
     )
-    asked.wait()
+    os.read(read_end, 1)
     mesh.stop()
     return 0
 

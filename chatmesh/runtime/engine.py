@@ -17,6 +17,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
+from chatmesh.runtime.tally import counting_task_factory
+
 EXPERIMENTS_VARIABLE = "GRPC_EXPERIMENTS"
 EVENT_ENGINE_OFF = ("-event_engine_client", "-event_engine_listener")
 
@@ -52,6 +54,7 @@ def prepare() -> None:
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Run `main` on one event loop (uvloop when installed) and return its exit code."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.get_loop().set_task_factory(counting_task_factory)
         return runner.run(main)
 
 

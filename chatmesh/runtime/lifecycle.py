@@ -33,6 +33,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 from chatmesh.runtime import logs, metrics
 from chatmesh.runtime.errors import StartupError
 from chatmesh.runtime.readiness import Readiness
+from chatmesh.runtime.server import stop_all_running
 from chatmesh.runtime.settings import ServerSettings, SettingsError, load
 
 EXIT_OK: Final = 0
@@ -48,8 +49,8 @@ S = TypeVar("S", bound=ServerSettings)
 _log = logs.logger(__name__)
 
 
-class Stoppable(Protocol):
-    """A listener."""
+class Listener(Protocol):
+    """A GrpcServer, or what stops like one."""
 
     async def stop(self, grace_seconds: float) -> None:
         """Accept nothing new, let calls end, cancel the rest after the grace."""
@@ -59,11 +60,13 @@ class Stoppable(Protocol):
 class Lifecycle:
     """What an app sees of its process."""
 
-    def __init__(self, grace_seconds: float) -> None:
+    def __init__(self, grace_seconds: float, on_stop: Callable[[], None] = lambda: None) -> None:
+        """`on_stop` is called once, when the stop begins."""
         self.stopping = asyncio.Event()
         self.readiness = Readiness()
         self.failed = False
         self._grace_seconds = grace_seconds
+        self._on_stop = on_stop
         self._loops: dict[str, asyncio.Task[None]] = {}
         self._deadline: float | None = None
 
@@ -73,6 +76,7 @@ class Lifecycle:
             return
         self._deadline = asyncio.get_running_loop().time() + self._grace_seconds
         _log.info("stopping", why=why)
+        self._on_stop()
         self.readiness.stop()
         self.stopping.set()
 
@@ -103,7 +107,7 @@ class Lifecycle:
 
     async def run(
         self,
-        listeners: Sequence[Stoppable] = (),
+        listeners: Sequence[Listener] = (),
         drains: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """Wait for the stop, then do steps 1 to 4 of the order above.
@@ -114,14 +118,20 @@ class Lifecycle:
         await self.stopping.wait()
         try:
             async with asyncio.TaskGroup() as group:
-                if listeners:
-                    group.create_task(listeners[0].stop(self.remaining_grace_seconds()))
+                for listener in listeners[:1]:
+                    group.create_task(listener.stop(self.remaining_grace_seconds()))
                 for drain in drains:
                     group.create_task(self._drain(drain))
             for listener in listeners[1:]:
                 await listener.stop(self.remaining_grace_seconds())
         finally:
             await self.cancel_background()
+
+    async def close(self) -> None:
+        """Stop at once what is still running: the end of an app that failed."""
+        self.stop("the app has ended")
+        await stop_all_running()
+        await self.cancel_background()
 
     async def _drain(self, drain: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -166,32 +176,26 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
     faulthandler.enable()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_loop_error)
-    lifecycle = Lifecycle(settings.shutdown_grace_seconds)
-    undo = _watch_signals(lifecycle) + _watch_parent(lifecycle)
+    hard_stop = _hard_stop(settings.shutdown_grace_seconds)
+    lifecycle = Lifecycle(settings.shutdown_grace_seconds, hard_stop.start)
+    undo = _watch_signals(lifecycle)
     metrics_server: metrics.MetricsServer | None = None
-    hard_stop: threading.Timer | None = None
-    stopper = loop.create_task(lifecycle.stopping.wait())
     try:
+        undo += _watch_parent(lifecycle)
         metrics.register_process_metrics()
         if settings.metrics_listen:
             metrics_server = metrics.MetricsServer(settings.metrics_listen, lifecycle.readiness)
             metrics_server.start()
         lifecycle.background("loop lag", metrics.measure_loop_lag)
-        running = loop.create_task(_run_app(app, lifecycle), name="app")
-        await asyncio.wait((running, stopper), return_when=asyncio.FIRST_COMPLETED)
-        hard_stop = _arm_hard_stop(settings.shutdown_grace_seconds)
-        code = await running
+        code = await _run_app(app, lifecycle)
     except StartupError as error:
         _log.critical("cannot start", error=str(error))
         code = EXIT_FAILED
     finally:
-        lifecycle.stop("the app has ended")
-        await lifecycle.cancel_background()
-        stopper.cancel()
+        await lifecycle.close()
         if metrics_server is not None:
             metrics_server.stop()
-        if hard_stop is not None:
-            hard_stop.cancel()
+        hard_stop.cancel()
         for step in undo:
             step()
     return EXIT_FAILED if lifecycle.failed else code
@@ -253,13 +257,12 @@ def _watch_parent(lifecycle: Lifecycle) -> list[Callable[[], object]]:
     return [lambda: loop.remove_reader(descriptor)]
 
 
-def _arm_hard_stop(grace_seconds: float) -> threading.Timer:
+def _hard_stop(grace_seconds: float) -> threading.Timer:
     limit = grace_seconds + HARD_STOP_MARGIN_SECONDS
     timer = threading.Timer(
         limit, _exit_now, (EXIT_FAILED, f"not stopped within {limit:g} s: leaving at once")
     )
     timer.daemon = True
-    timer.start()
     return timer
 
 

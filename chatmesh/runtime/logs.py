@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
+
+from chatmesh.runtime.tally import TALLY
 
 _configured = False
 
@@ -49,7 +51,7 @@ def configure(service: str, level: str, form: Literal["json", "console"]) -> Non
         foreign_pre_chain=[*shared, add_service],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _CountingHandler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -65,6 +67,12 @@ def configure(service: str, level: str, form: Literal["json", "console"]) -> Non
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+class _CountingHandler(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        TALLY.log_lines += 1
+        super().emit(record)
 
 
 def set_level(level: str) -> None:

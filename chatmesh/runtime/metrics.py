@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -20,9 +20,12 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
+from chatmesh.runtime import tally
 from chatmesh.runtime.errors import AddressTaken
 from chatmesh.runtime.readiness import Readiness
 
@@ -179,6 +182,17 @@ def register_process_metrics() -> None:
             PlatformCollector(registry=REGISTRY),
             GCCollector(registry=REGISTRY),
         )
+        REGISTRY.register(_TallyCollector())
+
+
+class _TallyCollector(Collector):
+    """The runtime's plain counts, read when somebody scrapes."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """One counter for each."""
+        for name, text in tally.HELP.items():
+            value = getattr(tally.TALLY, name)
+            yield CounterMetricFamily(f"chatmesh_tally_{name}", text, value=value)
 
 
 class MetricsServer:

@@ -17,6 +17,7 @@ a time by a session advisory lock: yoyo's own lock is a row that survives a kill
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -37,6 +38,7 @@ Stage = Literal["pre", "post"]
 STAGES: Final[tuple[Stage, ...]] = ("pre", "post")
 LOCK_KEY: Final = 0x63686174_6D657368
 """"chatmesh" in ASCII: the advisory lock that one migrator holds."""
+LOCK_POLL_SECONDS: Final = 0.1
 ROLE_PREFIX: Final = "chatmesh_"
 
 _NAME: Final = re.compile(r"(\d{4})-[a-z0-9][a-z0-9-]*")
@@ -73,7 +75,7 @@ def apply(owner_url: str, package: str, stage: Stage) -> list[str]:
     schema, role = schema_of(package), role_of(package)
     numbered = _migrations(package, stage)
     with psycopg.connect(owner_url, autocommit=True) as lock:
-        lock.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
+        _lock(lock)
         _prepare(lock, schema, role)
         applied: list[str] = []
         if numbered:
@@ -146,6 +148,17 @@ def _migrations(package: str, stage: Stage) -> list[tuple[int, str]]:
 def _folder(package: str, stage: Stage) -> Iterator[Path]:
     with as_file(files(package) / "store" / "migrations" / stage) as path:
         yield path
+
+
+def _lock(connection: psycopg.Connection[Any]) -> None:
+    """Ask again and again instead of waiting inside a statement: a waiting statement holds a
+    snapshot, and CREATE INDEX CONCURRENTLY of the migrator that has the lock waits for that.
+    """
+    while True:
+        row = connection.execute("select pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
+        if row is not None and row[0]:
+            return
+        time.sleep(LOCK_POLL_SECONDS)
 
 
 def _prepare(connection: psycopg.Connection[Any], schema: str, role: str) -> None:

@@ -21,6 +21,7 @@ from chatmesh.runtime import faults, metrics
 from chatmesh.runtime.listener import MESH_STREAM_AGE_SECONDS
 from chatmesh.runtime.logs import logger
 from chatmesh.runtime.readiness import Component
+from chatmesh.runtime.tally import TALLY
 
 BACKOFF_FIRST_SECONDS: Final = 0.05
 BACKOFF_MAX_SECONDS: Final = 2.0
@@ -55,8 +56,12 @@ class StreamCall(Protocol):
         """No more requests."""
         ...
 
-    async def wait_for_connection(self) -> None:
-        """Return once the server admitted the call."""
+    async def initial_metadata(self) -> Any:
+        """Return once the server admitted the call, or ended it."""
+        ...
+
+    def done(self) -> bool:
+        """Whether the call has ended."""
         ...
 
     async def code(self) -> grpc.StatusCode:
@@ -136,11 +141,15 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
         status, text = grpc.StatusCode.OK, ""
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await call.wait_for_connection()
-            self._call = call
-            self._begin()
-            if await self._converse(call):
-                return "age"
+                # only the server's headers say that it admits the call: a connection does not
+                await call.initial_metadata()
+            if call.done():
+                await call.read()  # raises the status that it was refused with
+            else:
+                self._call = call
+                self._begin()
+                if await self._converse(call):
+                    return "age"
             status = await call.code()
         except grpc.aio.AioRpcError as error:
             status, text = error.code(), str(faults.from_rpc_error(error))
@@ -217,6 +226,7 @@ class ReopeningStream(abc.ABC, Generic[RespT]):
 
     async def _read(self, call: StreamCall) -> None:
         while (response := await call.read()) is not grpc.aio.EOF:
+            TALLY.frames_read += 1
             self._handle(response)
 
     async def _sleep(self) -> None:

@@ -42,6 +42,15 @@ HEALTH_SERVICE: Final[str] = health_pb2.DESCRIPTOR.services_by_name["Health"].fu
 OVERALL_HEALTH: Final = ""
 
 
+_running: set[GrpcServer] = set()
+
+
+async def stop_all_running() -> None:
+    """Stop at once every server of this process: grpc.aio complains about those left behind."""
+    while _running:
+        await next(iter(_running)).stop(0)
+
+
 class Face(enum.Enum):
     """Who a listener is for."""
 
@@ -65,42 +74,35 @@ class GrpcServer:
         readiness: Readiness | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        limits = limits or (PUBLIC_LIMITS if face is Face.PUBLIC else MESH_LIMITS)
         self.face = face
         self._address = address
         self._tls = tls
+        self._interceptors = tuple(interceptors)
+        self._limits = limits or (PUBLIC_LIMITS if face is Face.PUBLIC else MESH_LIMITS)
         self._reflection = reflection
         self._readiness = readiness
         self._edge = Edge(face.value, guards, tracer)
-        self._services: list[str] = []
+        # By service; a method's handler is wrapped already.
+        self._handlers: dict[str, dict[str, Any]] = {}
         self._health = health_aio.HealthServicer()
         self._health_task: asyncio.Task[None] | None = None
-        self._server = grpc.aio.server(
-            interceptors=list(interceptors),
-            options=limits.options(),
-            maximum_concurrent_rpcs=limits.max_concurrent_rpcs,
-        )
-        self._register(health_pb2_grpc.add_HealthServicer_to_server, self._health, guarded=False)
+        # Made in `start`: grpc.aio complains about a server that was made and never stopped.
+        self._server: grpc.aio.Server | None = None
 
     def add(self, registrar: Callable[[Any, grpc.aio.Server], None], servicer: object) -> None:
         """Add a service by its generated `add_…Servicer_to_server`. Before `start` only."""
-        self._services += self._register(registrar, servicer, guarded=True)
+        self._register(registrar, servicer, guarded=True)
 
     def _register(
         self, registrar: Callable[[Any, Any], None], servicer: object, *, guarded: bool
-    ) -> list[str]:
+    ) -> None:
         recorder = _Recorder()
         registrar(servicer, recorder)
         for service, handlers in recorder.services.items():
-            wrapped = {
+            self._handlers[service] = {
                 name: self._edge.wrap(f"/{service}/{name}", handler, guarded=guarded)
                 for name, handler in handlers.items()
             }
-            self._server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(service, wrapped),)
-            )
-            self._server.add_registered_method_handlers(service, wrapped)
-        return list(recorder.services)
 
     async def start(self) -> str:
         """Listen and serve; the bound address (with its real port).
@@ -108,22 +110,30 @@ class GrpcServer:
         Raises AddressTaken when another process listens there, StartupError when the address or
         a certificate cannot be used.
         """
+        self._services = list(self._handlers)
+        self._register(health_pb2_grpc.add_HealthServicer_to_server, self._health, guarded=False)
         if self._reflection:
-            servicer = grpc_reflection.aio.ReflectionServicer(
-                [*self._services, HEALTH_SERVICE, grpc_reflection.SERVICE_NAME]
-            )
             self._register(
-                reflection_pb2_grpc.add_ServerReflectionServicer_to_server, servicer, guarded=False
+                reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+                grpc_reflection.aio.ReflectionServicer(
+                    [*self._services, HEALTH_SERVICE, grpc_reflection.SERVICE_NAME]
+                ),
+                guarded=False,
             )
+        credentials = self._tls.credentials() if self._tls else None
         await asyncio.to_thread(_refuse_live_unix_socket, self._address)
+        server = self._make_server()
         try:
-            if self._tls is None:
-                port = self._server.add_insecure_port(self._address)
+            if credentials is None:
+                port = server.add_insecure_port(self._address)
             else:
-                port = self._server.add_secure_port(self._address, self._tls.credentials())
+                port = server.add_secure_port(self._address, credentials)
         except RuntimeError:
+            await server.stop(None)
             raise _why_not(self._address) from None
-        await self._server.start()
+        await server.start()
+        self._server = server
+        _running.add(self)
         if self._readiness is not None:
             self._readiness.on_change(self._schedule_health)
         await self._tell_health()
@@ -133,16 +143,36 @@ class GrpcServer:
         _log.info("listening", face=self.face.value, address=bound, tls=self._tls is not None)
         return bound
 
+    def _make_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=list(self._interceptors),
+            options=self._limits.options(),
+            maximum_concurrent_rpcs=self._limits.max_concurrent_rpcs,
+        )
+        for service, handlers in self._handlers.items():
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, handlers),)
+            )
+            server.add_registered_method_handlers(service, handlers)
+        return server
+
     async def stop(self, grace_seconds: float) -> None:
-        """Accept nothing new, let calls end for `grace_seconds`, then cancel the rest."""
+        """Accept nothing new, let calls end for `grace_seconds`, then cancel the rest.
+
+        Does nothing when the server is not running.
+        """
+        server, self._server = self._server, None
+        if server is None:
+            return
+        _running.discard(self)
         self._edge.stopping = True
         if self._health_task is not None:
             self._health_task.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_seconds)
+        await server.stop(grace_seconds)
 
     def _schedule_health(self) -> None:
-        if self._health_task is None or self._health_task.done():
+        if self._server is not None and (self._health_task is None or self._health_task.done()):
             self._health_task = asyncio.get_running_loop().create_task(self._tell_health())
 
     async def _tell_health(self) -> None:

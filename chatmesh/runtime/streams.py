@@ -25,6 +25,7 @@ from chatmesh.runtime.listener import MESH_STREAM_AGE_SECONDS
 from chatmesh.runtime.logs import logger
 from chatmesh.runtime.readiness import Component
 from chatmesh.runtime.reopening import ReopeningStream, StreamCall
+from chatmesh.runtime.tally import TALLY
 
 __all__ = ["ItemStream", "RequestStream"]
 
@@ -159,6 +160,7 @@ class RequestStream(ReopeningStream[Resp], Generic[Req, Resp]):
 
     async def _write(self, call: StreamCall) -> None:
         if self._greeting is not None:
+            TALLY.frames_written += 1
             await call.write(self._greeting())
         while not self._draining:
             if not self._unwritten:
@@ -166,6 +168,7 @@ class RequestStream(ReopeningStream[Resp], Generic[Req, Resp]):
                 continue
             pending = self._waiting.get(self._unwritten.popleft())
             if pending is not None:
+                TALLY.frames_written += 1
                 await call.write(pending.request)
 
     def _handle(self, response: Resp) -> None:
@@ -291,6 +294,7 @@ class ItemStream(ReopeningStream[AnswerT], Generic[ItemT, FrameT, AnswerT]):
         while not self._draining:
             items = self._next_items()
             if items:
+                TALLY.frames_written += 1
                 await call.write(self._pack(items))
             else:
                 await self._sleep()

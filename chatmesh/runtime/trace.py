@@ -26,6 +26,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from chatmesh.runtime.logs import logger
+from chatmesh.runtime.tally import TALLY
 
 TraceContext: TypeAlias = bytes
 NONE: Final[TraceContext] = b""
@@ -145,6 +146,7 @@ class Tracer:
         made = parent[:16] + span_id + parent[24:25]
         if not self._processors:
             return made
+        TALLY.spans += 1
         span = ReadableSpan(
             name,
             context=_span_context(made, is_remote=False),

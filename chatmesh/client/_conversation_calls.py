@@ -210,6 +210,28 @@ class ConversationCalls(Caller):
         found = [convert.conversation(one, self._me) for one in answer.conversations]
         return found, answer.account_version
 
+    async def search(
+        self, query: str, *, conversation_id: int = 0, limit: int = 20, page_token: str = ""
+    ) -> v.SearchPage:
+        """Search the user's conversations (or one), newest hits first.
+
+        Args:
+            query: words, "phrases", -without; at most 256 bytes.
+            conversation_id: only this one; 0 = all.
+            limit: 1 to 100.
+            page_token: of the page before.
+        """
+        request = pb.SearchMessagesRequest(
+            query=query, conversation_id=conversation_id, page_size=limit, page_token=page_token
+        )
+        answer: pb.SearchMessagesResponse = await self._call(
+            _SERVICE, "SearchMessages", request, pb.SearchMessagesResponse
+        )
+        hits = [
+            v.SearchHit(convert.event(hit.message, self._me), hit.highlight) for hit in answer.hits
+        ]
+        return v.SearchPage(hits, answer.next_page_token)
+
     async def hide_message(self, conversation_id: int, conversation_seq: int) -> None:
         """Hide one message on the user's own devices only."""
         request = pb.HideMessageRequest(

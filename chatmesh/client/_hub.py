@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from chatmesh.client import _convert as convert
 from chatmesh.client._events import (
@@ -26,7 +26,7 @@ from chatmesh.client._moves import Received, Settled
 from chatmesh.client._progress import Cursor
 from chatmesh.client._sendqueue import Outgoing
 from chatmesh.client._session import Session
-from chatmesh.client._topic import Topic
+from chatmesh.client._topic import MAX_BUFFERED, Topic
 from chatmesh.client._values import (
     Entry,
     Presence,
@@ -40,6 +40,9 @@ from chatmesh.client._values import (
 from chatmesh.client.errors import ChatmeshError, ClientClosed
 from chatmesh.runtime.trace import is_sampled
 from chatmesh.v1.session_pb2 import Pong
+
+KEPT_EVENTS: Final = 64
+"""A reader that comes after the first session opened still hears how it did."""
 
 
 class SpanRecorder(Protocol):
@@ -112,12 +115,12 @@ class Hub:
         self._tracer = tracer
         self.room = Room(max_unanswered)
         self.inbox = Inbox()
-        self.receipts: Topic[Receipt] = Topic(_receipt_key, keep=True, merge=_later_receipt)
+        self.receipts: Topic[Receipt] = Topic(_receipt_key, keep=MAX_BUFFERED, merge=_later_receipt)
         self.presence: Topic[Presence] = Topic(
-            lambda value: value.user_id, keep=True, merge=_known_presence
+            lambda value: value.user_id, keep=MAX_BUFFERED, merge=_known_presence
         )
         self.typing: Topic[Typing] = Topic(lambda value: (value.conversation_id, value.user_id))
-        self.events: Topic[ClientEvent] = Topic()
+        self.events: Topic[ClientEvent] = Topic(keep=KEPT_EVENTS)
         self.unread = Unread()
         self.account_version = 0
         self.info: SessionInfo | None = None

@@ -56,7 +56,7 @@ class Talking:
         return self._hub.typing.subscribe()
 
     def events(self) -> Subscription[ClientEvent]:
-        """What happens to this client, from now on."""
+        """What happened to this client (the newest 64 events) and what happens from now on."""
         self._check_started()
         return self._hub.events.subscribe()
 

@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 V = TypeVar("V")
 
 MAX_BUFFERED: Final = 4096
-"""Keys that wait for one reader, and keys that are kept for readers to come."""
+"""Keys that wait for one reader; above it the oldest is dropped."""
 
 
 class Subscription(Generic[V]):
@@ -60,13 +60,13 @@ class Subscription(Generic[V]):
 
 
 class Topic(Generic[V]):
-    """Values of one kind. `keep`: a new reader first gets the newest value of each key."""
+    """Values of one kind. `keep`: a new reader first gets the newest value of so many keys."""
 
     def __init__(
         self,
         key: Callable[[V], Hashable] | None = None,
         *,
-        keep: bool = False,
+        keep: int = 0,
         merge: Callable[[V, V], V] = lambda before, value: value,
     ) -> None:
         self._key = key
@@ -90,7 +90,7 @@ class Topic(Generic[V]):
             if self._keep:
                 before = self._kept.pop(key, None)
                 self._kept[key] = value if before is None else self._merge(before, value)
-                if len(self._kept) > MAX_BUFFERED:
+                if len(self._kept) > self._keep:
                     del self._kept[next(iter(self._kept))]
             for reader in self._readers:
                 reader.offer(key, value, self._merge)

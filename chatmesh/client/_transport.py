@@ -207,7 +207,8 @@ def _refuse_plaintext(targets: Sequence[str]) -> None:
 def _is_local(target: str) -> bool:
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    host = target.rsplit("/", 1)[-1].rsplit(":", 1)[0].strip("[]")
+    address = target.removeprefix("ipv4:").removeprefix("ipv6:").rsplit("/", 1)[-1]
+    host = address.rsplit(":", 1)[0].strip("[]")
     if host == "localhost":
         return True
     try:

@@ -257,6 +257,22 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A message found. `highlight`: a piece of it, hits between U+E000 and U+E001."""
+
+    message: Event
+    highlight: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """One page of hits, newest first. `next_page_token` empty: the last."""
+
+    hits: Sequence[SearchHit]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All conversations as of one position; replaces what the application has up to there."""
 

@@ -34,6 +34,7 @@ class Node:
     first_seen: list[bytes] = field(default_factory=list)
     """Keys in the order in which they first arrived."""
     next_id: int = 1
+    user: str = "alice"
 
     def append(self, key: bytes = b"") -> Entry:
         """Commit an event into the timeline."""
@@ -120,7 +121,7 @@ class Stream:
             pb.ServerFrame(
                 welcome=[
                     pb.Welcome(
-                        user_id="alice",
+                        user_id=self.node.user,
                         device_id=hello.device_id or "made-1",
                         start_timeline_seq=start,
                         head_timeline_seq=len(self.node.timeline),

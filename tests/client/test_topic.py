@@ -17,7 +17,7 @@ async def test_a_slow_reader_sees_the_newest_of_each_key() -> None:
 
 
 async def test_a_late_reader_gets_what_is_kept() -> None:
-    topic: Topic[tuple[str, int]] = Topic(lambda value: value[0], keep=True)
+    topic: Topic[tuple[str, int]] = Topic(lambda value: value[0], keep=9)
     topic.publish([("a", 1), ("a", 2)])
     assert await anext(topic.subscribe()) == ("a", 2)
 
@@ -40,11 +40,13 @@ async def test_readers_end_with_the_client_after_what_waits() -> None:
 
 
 async def test_buffers_are_bounded() -> None:
-    topic: Topic[int] = Topic(keep=True)
+    topic: Topic[int] = Topic(keep=5)
     reader = topic.subscribe()
     topic.publish(range(MAX_BUFFERED + 50))
+    late = topic.subscribe()
     topic.end(None)
     assert len([value async for value in reader]) == MAX_BUFFERED
+    assert [value async for value in late] == list(range(MAX_BUFFERED + 45, MAX_BUFFERED + 50))
 
 
 def test_receipts_merge_to_the_higher_marks() -> None:

@@ -55,7 +55,7 @@ async def started(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.runtime.app_under_test",
+        "tests.runtime.sample_app",
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **variables},

@@ -60,23 +60,21 @@ async def serve(lifecycle: Lifecycle, settings: PresenceSettings) -> None:
             ),
             tracer=tracer,
         )
-        server.add(
-            presence_pb2_grpc.add_PresenceServiceServicer_to_server,
-            PresenceServicer(
-                settings=settings,
-                nodes=nodes,
-                accounts=accounts,
-                watches=watches,
-                observer=observer,
-                reaper=reaper,
-                clock=clock,
-                tracer=tracer,
-            ),
+        servicer = PresenceServicer(
+            settings=settings,
+            nodes=nodes,
+            accounts=accounts,
+            watches=watches,
+            observer=observer,
+            reaper=reaper,
+            clock=clock,
+            tracer=tracer,
         )
+        server.add(presence_pb2_grpc.add_PresenceServiceServicer_to_server, servicer)
         lifecycle.background("redis", lambda: redis.watch(client, redis_up))
         lifecycle.background("leases", reaper.watch)
         lifecycle.background("notices", observer.listen)
         lifecycle.background("observer", observer.observe)
         lifecycle.background("comparison", observer.look_after)
         await server.start()
-        await lifecycle.run((server,))
+        await lifecycle.run((server,), drains=(servicer.streams.leave,))

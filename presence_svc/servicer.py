@@ -13,6 +13,7 @@ from chatmesh.mesh.v1 import presence_pb2_grpc
 from chatmesh.runtime import faults, metrics, trace
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.leaving import OpenStreams
 from chatmesh.runtime.trace import Tracer
 from presence_svc import convert, measures
 from presence_svc.lease import BeatJudge, Holding, LeaseTimes
@@ -53,6 +54,7 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
         self._reaper = reaper
         self._clock = clock
         self._tracer = tracer
+        self.streams = OpenStreams()
         self._reattaches = metrics.counter(measures.REATTACHES)
         self._sessions = metrics.counter(measures.SESSIONS)
         self._lookups = metrics.histogram(measures.LOOKUPS)
@@ -62,24 +64,25 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
     ) -> AsyncIterator[pb.KeepAliveResponse]:
         """Leases. The stream's end is not the node's."""
         judge = BeatJudge()
-        async for request in request_iterator:
-            node = convert.node_of(request.node)
-            response = pb.KeepAliveResponse(request_id=request.request_id)
-            async with _store():
-                if request.leaving:
-                    await self._nodes.leave(node.node_id)
-                    self._reaper.hurry()
-                else:
-                    lease_was_live, stored = await self._nodes.beat(node)
-                    response.lease_ms = self._times.granted_ms
-                    response.reattach = judge.reattach(
-                        lease_was_live=lease_was_live,
-                        claimed=Holding(request.session_count, request.session_digest),
-                        stored=stored,
-                    )
-            if response.reattach:
-                self._reattaches.inc()
-            yield response
+        with self.streams.stream():
+            async for request in request_iterator:
+                node = convert.node_of(request.node)
+                response = pb.KeepAliveResponse(request_id=request.request_id)
+                async with _store():
+                    if request.leaving:
+                        await self._nodes.leave(node.node_id)
+                        self._reaper.hurry()
+                    else:
+                        lease_was_live, stored = await self._nodes.beat(node)
+                        response.lease_ms = self._times.granted_ms
+                        response.reattach = judge.reattach(
+                            lease_was_live=lease_was_live,
+                            claimed=Holding(request.session_count, request.session_digest),
+                            stored=stored,
+                        )
+                if response.reattach:
+                    self._reattaches.inc()
+                yield response
 
     async def Attach(
         self, request_iterator: AsyncIterator[pb.AttachRequest], context: Any
@@ -87,40 +90,41 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
         """Sessions in and out. A full attach is taken in as it comes, and at its end what the
         node did not name is taken away."""
         named: dict[tuple[int, str], int] = {}
-        async for request in request_iterator:
-            attached = convert.attachments_of(request.attached)
-            detached = convert.held_of(request.detached)
-            async with _store():
-                if not await self._nodes.has_lease(request.node_id):
-                    raise errors.NODE_UNKNOWN(node_id=request.node_id)
-                now_ms = self._clock.wall_ms()
-                superseded = (
-                    await self._accounts.attach(request.node_id, attached, now_ms)
-                    if attached
-                    else []
+        with self.streams.stream():
+            async for request in request_iterator:
+                attached = convert.attachments_of(request.attached)
+                detached = convert.held_of(request.detached)
+                async with _store():
+                    if not await self._nodes.has_lease(request.node_id):
+                        raise errors.NODE_UNKNOWN(node_id=request.node_id)
+                    now_ms = self._clock.wall_ms()
+                    superseded = (
+                        await self._accounts.attach(request.node_id, attached, now_ms)
+                        if attached
+                        else []
+                    )
+                    if detached:
+                        await self._accounts.detach(request.node_id, detached, now_ms)
+                    if request.full:
+                        named |= {
+                            (item.account_id, item.session.device_id): item.session.session_no
+                            for item in attached
+                        }
+                        if len(named) > MAX_FULL_SESSIONS:
+                            raise errors.LIMIT_EXCEEDED(
+                                "too many sessions on one node",
+                                limit="sessions",
+                                value=MAX_FULL_SESSIONS,
+                            )
+                    if request.full_done:
+                        await self._take_away_others(request.node_id, named)
+                        named = {}
+                self._sessions.labels("attached").inc(len(attached) - len(superseded))
+                self._sessions.labels("superseded").inc(len(superseded))
+                self._sessions.labels("detached").inc(len(detached))
+                yield pb.AttachResponse(
+                    request_id=request.request_id, superseded=convert.superseded(superseded)
                 )
-                if detached:
-                    await self._accounts.detach(request.node_id, detached, now_ms)
-                if request.full:
-                    named |= {
-                        (item.account_id, item.session.device_id): item.session.session_no
-                        for item in attached
-                    }
-                    if len(named) > MAX_FULL_SESSIONS:
-                        raise errors.LIMIT_EXCEEDED(
-                            "too many sessions on one node",
-                            limit="sessions",
-                            value=MAX_FULL_SESSIONS,
-                        )
-                if request.full_done:
-                    await self._take_away_others(request.node_id, named)
-                    named = {}
-            self._sessions.labels("attached").inc(len(attached) - len(superseded))
-            self._sessions.labels("superseded").inc(len(superseded))
-            self._sessions.labels("detached").inc(len(detached))
-            yield pb.AttachResponse(
-                request_id=request.request_id, superseded=convert.superseded(superseded)
-            )
 
     async def LookupSessions(
         self, request: pb.LookupSessionsRequest, context: Any
@@ -147,8 +151,9 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.LookupSessionsRequest], context: Any
     ) -> AsyncIterator[pb.LookupSessionsResponse]:
         """One answer per request, in order."""
-        async for request in request_iterator:
-            yield await self.LookupSessions(request, context)
+        with self.streams.stream():
+            async for request in request_iterator:
+                yield await self.LookupSessions(request, context)
 
     async def Watch(
         self, request_iterator: AsyncIterator[pb.WatchRequest], context: Any
@@ -160,8 +165,9 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
             digest_seconds=self._settings.presence_digest_seconds,
             max_accounts=self._settings.presence_max_watched,
         )
-        async for response in watcher.serve(request_iterator):
-            yield response
+        with self.streams.stream():
+            async for response in watcher.serve(request_iterator):
+                yield response
 
     async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:
         """Lasting wishes of a user."""

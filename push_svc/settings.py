@@ -1,0 +1,108 @@
+"""Settings of push_svc: stores, the chat nodes it asks, providers, privacy, delays."""
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from chatmesh.runtime.settings import ServerSettings, check_readable
+from push_svc.decide import Privacy, Provider
+
+ProviderName = Literal["log", "webhook"]
+PrivacyName = Literal["id", "sender", "full"]
+
+PRIVACY: Final = {"id": Privacy.ID_ONLY, "sender": Privacy.SENDER, "full": Privacy.FULL}
+MIN_SECRET_BYTES: Final = 32
+
+
+class PushSettings(ServerSettings):
+    """Environment: CHATMESH_<FIELD>."""
+
+    postgres_url: SecretStr
+    """postgresql:// URL of the database."""
+
+    chat_target: str = "127.0.0.1:7031"
+    """gRPC target of the chat nodes' mesh listeners; any of them answers for any device."""
+
+    embedded: bool = False
+    """true in an embedded mesh on one machine: allows the provider `log`."""
+
+    push_providers: tuple[ProviderName, ...] | None = None
+    """JSON list of providers to offer; none: all that are configured, `log` only with
+    CHATMESH_EMBEDDED=true (it writes texts of messages into a log)."""
+
+    push_privacy: PrivacyName = "id"
+    """What notifications show where a device asked for nothing: id, sender or full."""
+
+    push_log_privacy: PrivacyName = "full"
+    """The same for provider `log`, which shows it to nobody outside."""
+
+    push_active_delay_seconds: float = Field(default=5, ge=2, le=300)
+    """How long a push waits while another device of the user is active."""
+
+    push_summary_over: int = Field(default=3, ge=1, le=5)
+    """More new messages than this are told by their number alone."""
+
+    push_ttl_seconds: int = Field(default=86_400, ge=0, le=2_419_200)
+    """How long a provider keeps a notification for a device that is away; at most 28 days."""
+
+    push_claim_seconds: float = Field(default=20, ge=1, le=600)
+    """After this the jobs of a push_svc that died are taken by others."""
+
+    push_send_seconds: float = Field(default=10, gt=0, le=120)
+    """Deadline of one request to a provider; below push_claim_seconds."""
+
+    push_give_up_seconds: float = Field(default=86_400, ge=60, le=2_419_200)
+    """A job that could not be delivered for this long becomes a dead letter."""
+
+    push_log_days: int = Field(default=7, ge=1, le=366)
+    """How long the record of pushes is kept."""
+
+    push_webhook_secrets: tuple[SecretStr, ...] = ()
+    """JSON list of one or two secrets of at least 32 bytes that sign webhooks; two while they are
+    rotated, the newer one first. None: no webhooks."""
+
+    push_webhook_hosts: tuple[str, ...] = ()
+    """JSON list of the only host names that webhooks may go to; empty: any public one."""
+
+    push_webhook_networks: tuple[str, ...] = ()
+    """JSON list of private networks (CIDR) that webhooks may go to all the same."""
+
+    push_webhook_ca: Path | None = None
+    """PEM file of an authority to trust for webhooks besides the public ones."""
+
+    @field_validator("push_webhook_ca")
+    @classmethod
+    def _ca_readable(cls, path: Path | None) -> Path | None:
+        return check_readable(path)
+
+    @field_validator("push_webhook_networks")
+    @classmethod
+    def _networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            ip_network(value)
+        return values
+
+    @field_validator("push_webhook_secrets")
+    @classmethod
+    def _secrets(cls, values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if len(values) > 2:
+            raise ValueError("at most two secrets: the new one and the one it replaces")
+        if any(len(value.get_secret_value().encode()) < MIN_SECRET_BYTES for value in values):
+            raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes")
+        return values
+
+    @model_validator(mode="after")
+    def _claims(self) -> Self:
+        if self.push_claim_seconds <= self.push_send_seconds:
+            raise ValueError(
+                "CHATMESH_PUSH_CLAIM_SECONDS must be above CHATMESH_PUSH_SEND_SECONDS: a job must "
+                "not be taken by another replica while its request is still under way"
+            )
+        return self
+
+    def default_privacy(self, provider: int) -> Privacy:
+        """What applies to a device that asked for nothing."""
+        is_log = provider == Provider.LOG
+        return PRIVACY[self.push_log_privacy if is_log else self.push_privacy]

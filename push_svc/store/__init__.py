@@ -1,0 +1,1 @@
+"""Push in PostgreSQL, schema `push`: tokens, jobs, what was sent, dead letters."""

@@ -15,6 +15,7 @@ from chat_svc.store.nodes import NodeStore
 from chat_svc.store.outbox import OutboxStore
 from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
+from chat_svc.store.relations import RelationStore
 from chat_svc.store.timeline import TimelineStore
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ChatStore:
     outbox: OutboxStore
     push_state: PushStateStore
     receipts: ReceiptStore
+    relations: RelationStore
     timeline: TimelineStore
 
     @classmethod
@@ -56,5 +58,6 @@ class ChatStore:
             outbox=OutboxStore(database),
             push_state=PushStateStore(database),
             receipts=ReceiptStore(database),
+            relations=RelationStore(database),
             timeline=TimelineStore(database),
         )

@@ -74,6 +74,8 @@ class CommitStatus(IntEnum):
     EDIT_WINDOW_OVER = 7
     MENTION_UNKNOWN = 8
     """A mentioned account is not a member."""
+    STALE = 9
+    """Only of the slow commit: what was read before has changed meanwhile."""
 
 
 _STATUS: Final = tuple(CommitStatus)
@@ -197,7 +199,8 @@ class CommitStore:
         else:
             query, arguments = _COMMIT, _arrays(rows)
         arguments += [self._edit_window_ms, batch_id, node_id, Int8Array(sorted(done))]
-        return _outcomes(rows, await self._lane.execute(query, arguments))
+        answer = await self._lane.execute(query, arguments)
+        return outcomes_of([row.sender for row in rows], answer)
 
 
 def _scalars(row: CommitRow) -> list[Any]:
@@ -250,9 +253,13 @@ def _patch_of(row: CommitRow) -> bytes:
     return Event(content=Content(text=edit.text)).SerializeToString()
 
 
-def _outcomes(rows: Sequence[CommitRow], answer: Sequence[tuple[Any, ...]]) -> list[CommitOutcome]:
-    """One line per new timeline entry, or one per message that made none."""
-    outcomes: list[CommitOutcome | None] = [None] * len(rows)
+def outcomes_of(senders: Sequence[int], answer: Sequence[tuple[Any, ...]]) -> list[CommitOutcome]:
+    """Outcomes from the function's answer: a line per new entry, or one per message without any.
+
+    Args:
+        senders: of the messages, in order.
+    """
+    outcomes: list[CommitOutcome | None] = [None] * len(senders)
     for n, status, message_id, conversation, seq, no, at_ms, account, timeline_seq, bits in answer:
         outcome = outcomes[n - 1]
         if outcome is None:
@@ -263,9 +270,9 @@ def _outcomes(rows: Sequence[CommitRow], answer: Sequence[tuple[Any, ...]]) -> l
             outcome.recipients.append(
                 Recipient(account, timeline_seq, bits & _HINTED != 0, bits & _PUSHABLE != 0)
             )
-        if account == rows[n - 1].sender:
+        if account == senders[n - 1]:
             outcome.sender_timeline_seq = timeline_seq
     missing = [n for n, outcome in enumerate(outcomes) if outcome is None]
     if missing:
-        raise RuntimeError(f"the commit answered nothing for {len(missing)} of {len(rows)} rows")
+        raise RuntimeError(f"the commit answered nothing for {len(missing)} of {len(senders)} rows")
     return [outcome for outcome in outcomes if outcome is not None]

@@ -17,7 +17,9 @@ async def main(target: str, to_user: str, text: str) -> None:
     """Send one message and print its positions."""
     async with Client(target, token=os.environ["TOKEN"], device_id="python-example") as client:
         sent = await client.send(to_user=to_user, text=text)
-        print(f"message {sent.message_id} is number {sent.conversation_seq} of the conversation")
+        print(  # noqa: T201 - its answer
+            f"message {sent.message_id} is number {sent.conversation_seq} of the conversation"
+        )
 
 
 if __name__ == "__main__":

@@ -101,7 +101,8 @@ def _request(now: Standing) -> ContactDecision:
     if now.theirs in (Line.REQUESTED, Line.ACCEPTED):
         return _accepted(now)
     after = Standing(Line.REQUESTED, Line.INCOMING)
-    return ContactDecision(after, "contacts", "requested", "incoming")
+    told = "" if now.theirs is Line.INCOMING else "incoming"
+    return ContactDecision(after, "contacts", "requested", told)
 
 
 def _accepted(now: Standing) -> ContactDecision:

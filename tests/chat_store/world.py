@@ -11,9 +11,12 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from chat_svc.core.membership import Change, Role
 from chat_svc.store.accounts import AccountRow
 from chat_svc.store.bundle import ROLE, ChatStore
 from chat_svc.store.commit import CommitOutcome, CommitRow, CommitStore, EventFlag, EventKind
+from chat_svc.store.govern import Properties
+from chat_svc.store.governed import Governed, Request
 from chatmesh.runtime.postgres import Lane
 from chatmesh.v1.types_pb2 import Content, Event, TextContent
 
@@ -43,6 +46,7 @@ class World:
         self.store = store
         self._ids = itertools.count(1_000_000)
         self._names = itertools.count(1)
+        self._user_ids: dict[int, str] = {}
 
     async def new_ids(self, count: int) -> list[int]:
         """Ids that were never given before."""
@@ -56,6 +60,7 @@ class World:
         """New accounts."""
         names = [f"user{next(self._names):06}" for _ in range(count)]
         made = await self.store.accounts.resolve_accounts(tenant, names, True, self.new_ids)
+        self._user_ids.update({made[name].id: name for name in names})
         return [made[name] for name in names]
 
     async def direct(self, one: AccountRow, other: AccountRow) -> int:
@@ -96,6 +101,59 @@ class World:
             body=text_body(text) if body is None else body,
             trace=b"",
             mentions=mentions,
+        )
+
+    def request(
+        self, actor: AccountRow, *, key: bytes | None = None, content_hash: int = 1 << 56
+    ) -> Request:
+        """Somebody asks for a slow commit."""
+        return Request(
+            tenant_id=actor.tenant_id,
+            actor=actor.id,
+            actor_user=self.name_of(actor),
+            key=uuid7() if key is None else key,
+            content_hash=content_hash,
+            node_id=NODE,
+        )
+
+    def name_of(self, account: AccountRow) -> str:
+        """Its user id."""
+        return self._user_ids[account.id]
+
+    def named(self, *accounts: AccountRow) -> dict[int, str]:
+        """User ids by account."""
+        return {account.id: self.name_of(account) for account in accounts}
+
+    async def group(self, owner: AccountRow, *members: AccountRow, history: int = 1) -> int:
+        """A new group."""
+        made = await self.store.govern.create_group(
+            self.request(owner),
+            self.named(*members),
+            Properties("group", 1, history),
+            max_members=1_000,
+            ids=await self.new_ids(4),
+        )
+        assert made.first is not None
+        return made.first.conversation
+
+    async def change(
+        self,
+        actor: AccountRow,
+        conversation: int,
+        change: Change,
+        *targets: AccountRow,
+        role: Role = Role.NONE,
+        key: bytes | None = None,
+    ) -> Governed:
+        """Change members of a group."""
+        return await self.store.govern.change_members(
+            self.request(actor, key=key),
+            conversation,
+            change,
+            self.named(*targets),
+            role,
+            max_members=1_000,
+            ids=await self.new_ids(2),
         )
 
     async def commit(

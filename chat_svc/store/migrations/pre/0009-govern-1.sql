@@ -32,6 +32,7 @@ DECLARE
   v_status smallint := 0;
   v_zeros bigint[] := array_fill(0::bigint, ARRAY[v_count]);
   v_blanks bytea[] := array_fill(''::bytea, ARRAY[v_count]);
+  v_flags smallint[] := array_fill(4::smallint, ARRAY[v_count]);  -- came without a session
   c record;
   k record;
 BEGIN
@@ -95,7 +96,7 @@ BEGIN
     DO UPDATE SET to_conversation_seq = NULL;
   RETURN QUERY SELECT * FROM chat.commit_1(p_id, array_fill(p_tenant, ARRAY[v_count]),
     array_fill(p_actor, ARRAY[v_count]), array_fill(p_conversation, ARRAY[v_count]), p_kind,
-    v_zeros::smallint[], p_key, array_fill(p_hash, ARRAY[v_count]), v_zeros, v_zeros, p_body,
+    v_flags, p_key, array_fill(p_hash, ARRAY[v_count]), v_zeros, v_zeros, p_body,
     v_blanks, v_blanks, '{}', '{}', 0, p_batch_id, p_node, '{}');
   IF (SELECT x.last_conversation_seq FROM chat.conversation x WHERE x.id = p_conversation)
       <> coalesce(c.last_conversation_seq, 0) + v_count THEN
@@ -138,6 +139,7 @@ DECLARE
   v_status smallint := 0;
   v_zeros bigint[] := array_fill(0::bigint, ARRAY[v_count]);
   v_blanks bytea[] := array_fill(''::bytea, ARRAY[v_count]);
+  v_flags smallint[] := array_fill(4::smallint, ARRAY[v_count]);  -- came without a session
   k record;
 BEGIN
   -- locks
@@ -157,13 +159,13 @@ BEGIN
   ELSIF cardinality(v_selves) < 2 OR v_count > 1 AND EXISTS (SELECT FROM chat.timeline_head h
       WHERE h.account = p_other AND h.disabled) THEN
     v_status := 4;
-  ELSIF (p_mine, p_theirs, p_i_block, p_they_block) IS DISTINCT FROM (SELECT
+  ELSIF (SELECT (p_mine, p_theirs, p_i_block, p_they_block) IS DISTINCT FROM (
       coalesce((SELECT x.state FROM chat.contact x
         WHERE x.owner = p_actor AND x.other = p_other), 0::smallint),
       coalesce((SELECT x.state FROM chat.contact x
         WHERE x.owner = p_other AND x.other = p_actor), 0::smallint),
       EXISTS (SELECT FROM chat.block b WHERE b.owner = p_actor AND b.blocked = p_other),
-      EXISTS (SELECT FROM chat.block b WHERE b.owner = p_other AND b.blocked = p_actor)) THEN
+      EXISTS (SELECT FROM chat.block b WHERE b.owner = p_other AND b.blocked = p_actor))) THEN
     v_status := 9;
   END IF;
   IF v_status > 0 THEN
@@ -195,6 +197,6 @@ BEGIN
   END IF;
   RETURN QUERY SELECT * FROM chat.commit_1(p_id, array_fill(p_tenant, ARRAY[v_count]),
     v_pair[1:v_count], v_selves[1:v_count], array_fill(9::smallint, ARRAY[v_count]),
-    v_zeros::smallint[], p_key, array_fill(p_hash, ARRAY[v_count]), v_zeros, v_zeros, p_body,
+    v_flags, p_key, array_fill(p_hash, ARRAY[v_count]), v_zeros, v_zeros, p_body,
     v_blanks, v_blanks, '{}', '{}', 0, p_batch_id, p_node, '{}');
 END $$;

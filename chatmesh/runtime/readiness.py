@@ -32,6 +32,7 @@ class Component:
         self.critical = critical
         self.why: str | None = "not connected yet"
         self._timer: asyncio.TimerHandle | None = None
+        self._pending_why = ""
 
     @property
     def is_up(self) -> bool:
@@ -52,14 +53,21 @@ class Component:
         With `after_seconds` a component that is up counts as missing only if it is not up again
         within that time: a planned change of a peer is not worth refusing calls.
         """
-        self._cancel_timer()
         if after_seconds > 0 and self.why is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(after_seconds, self.down, why)
-        elif self.why != why:
+            self._pending_why = why
+            if self._timer is None:  # the first word counts: repeats must not put it off
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(after_seconds, self._down_after_all)
+            return
+        self._cancel_timer()
+        if self.why != why:
             self.why = why
             _log.warning("component down", component=self.name, why=why)
             self._owner.changed()
+
+    def _down_after_all(self) -> None:
+        self._timer = None
+        self.down(self._pending_why)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -24,7 +24,7 @@ from chatmesh.runtime.readiness import Component
 from chatmesh.runtime.tally import TALLY
 
 BACKOFF_FIRST_SECONDS: Final = 0.05
-BACKOFF_MAX_SECONDS: Final = 2.0
+BACKOFF_MAX_SECONDS: Final = 1.0
 SETTLED_SECONDS: Final = 1.0
 """A stream that lived this long was a good one: the next back-off begins small again."""
 AGE_JITTER: Final = 0.1

@@ -13,14 +13,15 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Final, Protocol, TypeAlias
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
@@ -35,7 +36,8 @@ _SAMPLED: Final = 0x01
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 MAX_LINKS: Final = 128
 """OpenTelemetry's default limit of links on a span; the rest would be cut by collectors."""
-FLUSH_SECONDS: Final = 3
+FLUSH_SECONDS: Final = 3.0
+CLOSE_SECONDS: Final = 1.0
 
 _log = logger(__name__)
 
@@ -169,9 +171,9 @@ class Tracer:
         return made
 
     async def flush(self) -> None:
-        """Send what is waiting; for the end of a process and for tests."""
+        """Send what is waiting, for at most FLUSH_SECONDS; for the end of a process and tests."""
         for processor in self._processors:
-            await asyncio.to_thread(processor.force_flush, FLUSH_SECONDS * 1000)
+            await _bounded(processor.force_flush, FLUSH_SECONDS)
 
 
 _UNSET: Final = Status(StatusCode.UNSET)
@@ -194,10 +196,12 @@ async def telemetry(service: str, settings: TelemetrySettings) -> AsyncIterator[
     Without an endpoint in the environment there is no exporter and nothing is recorded.
     """
     processors: list[SpanProcessor] = []
+    exporters: list[SpanExporter] = []
     if _exporter_wanted():
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-        processors.append(BatchSpanProcessor(OTLPSpanExporter()))
+        exporters.append(OTLPSpanExporter())
+        processors.append(BatchSpanProcessor(exporters[0]))
     tracer = Tracer(
         service,
         processors,
@@ -208,8 +212,34 @@ async def telemetry(service: str, settings: TelemetrySettings) -> AsyncIterator[
         yield tracer
     finally:
         await tracer.flush()
+        for exporter in exporters:  # first: it ends the retries that the processor waits for
+            await _bounded(exporter.shutdown, CLOSE_SECONDS)
         for processor in processors:
-            await asyncio.to_thread(processor.shutdown)
+            await _bounded(processor.shutdown, CLOSE_SECONDS)
+
+
+async def _bounded(work: Callable[[], object], seconds: float) -> None:
+    """Run blocking work in a daemon thread, and leave it behind when it takes longer.
+
+    A collector that does not answer must not hold up the end of a process; the threads of
+    asyncio.to_thread would, because the loop joins them.
+    """
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="telemetry", daemon=True).start()
+    try:
+        async with asyncio.timeout(seconds):
+            await done.wait()
+    except TimeoutError:
+        _log.warning("the trace collector does not answer, spans are lost")
 
 
 def _exporter_wanted() -> bool:

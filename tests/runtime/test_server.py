@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
 )
 
 from chatmesh.embedded import certificates
-from chatmesh.runtime import callers, faults, listener
+from chatmesh.runtime import callers, faults, listener, peers
 from chatmesh.runtime.callers import CALLER_METADATA
 from chatmesh.runtime.errors import AddressTaken, StartupError
 from chatmesh.runtime.listener import MESH_LIMITS, PUBLIC_LIMITS, ServerTls
@@ -314,6 +314,31 @@ async def test_renewed_certificates_are_used_without_a_restart(
         assert (await stub.UnaryUnary(Message(text="x"), timeout=10)).text == "x"
         await peer.close()
         certificates.issue(tmp_path, ["chat_svc", "sync_svc"])
+    await server.stop(0)
+
+
+async def test_a_peer_uses_renewed_certificates_and_keeps_its_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (listener, peers):
+        monkeypatch.setattr(module, "CERTIFICATE_CHECK_SECONDS", 0)
+    monkeypatch.setattr(peers, "RETIRE_SECONDS", 0)
+    certificates.issue(tmp_path, ["chat_svc", "sync_svc"])
+    server = mesh_server(tls_settings(tmp_path, "chat_svc"), Readiness(), callers=ALLOWED)
+    server.add(add_echo, EchoServicer())
+    address = await server.start()
+    peer = Peer(address, tls_settings(tmp_path, "sync_svc"), caller="sync_svc")
+    stub = EchoStub(peer.channel)
+    stream = stub.StreamStream()
+    await stream.write(Message(text="before"))
+    assert (await stream.read()).text == "before"
+    certificates.issue(tmp_path, ["chat_svc", "sync_svc"])  # another authority: all is new
+    assert (await stub.UnaryUnary(Message(text="x"), timeout=10)).text == "x"
+    async with asyncio.timeout(10):
+        assert await stream.code() is grpc.StatusCode.CANCELLED, "the old channel is closed"
+    (tmp_path / "sync_svc.pem").unlink()
+    assert (await stub.UnaryUnary(Message(text="y"), timeout=10)).text == "y"
+    await peer.close()
     await server.stop(0)
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from typing import Any
+
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
@@ -107,3 +117,42 @@ async def test_telemetry_without_endpoint(monkeypatch: pytest.MonkeyPatch) -> No
     settings = ServerSettings(mesh_listen="127.0.0.1:0", trace_sample_ratio=1)
     async with trace.telemetry("x", settings) as tracer:
         assert not trace.is_sampled(tracer.root())
+
+
+async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[str] = []
+
+    class Collector(TraceServiceServicer):
+        async def Export(self, request: Any, context: Any) -> Any:
+            received.extend(
+                span.name
+                for resource in request.resource_spans
+                for scope in resource.scope_spans
+                for span in scope.spans
+            )
+            return ExportTraceServiceResponse()
+
+    server = grpc.aio.server()
+    add: Any = add_TraceServiceServicer_to_server
+    add(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    settings = ServerSettings(mesh_listen="127.0.0.1:0", trace_sample_ratio=1)
+    async with asyncio.timeout(30), trace.telemetry("x", settings) as tracer:
+        root = tracer.root()
+        assert trace.is_sampled(root)
+        tracer.hop("one", root, 1, 2)
+    assert received == ["one"]
+    await server.stop(0)
+
+
+async def test_a_dead_collector_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts and never answers
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        monkeypatch.setattr(trace, "FLUSH_SECONDS", 0.1)
+        settings = ServerSettings(mesh_listen="127.0.0.1:0", trace_sample_ratio=1)
+        async with asyncio.timeout(8):  # the exporter alone would try for 10 s and more
+            async with trace.telemetry("x", settings) as tracer:
+                tracer.hop("one", tracer.root(), 1, 2)

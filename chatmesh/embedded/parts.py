@@ -95,13 +95,18 @@ class Keeper:
             return child.pid if child else None
 
     def send(self, name: str, number: int) -> int:
-        """Signals a part's process and returns its pid. Raises UnknownPart, or if it is down."""
+        """Signals a part's process and returns its pid. Raises UnknownPart, also if it is down.
+
+        After SIGKILL the process is gone when this returns, so that `wait_ready` looks at the next.
+        """
         with self._lock:
             child = self._living(name)
             if child is None:
                 raise UnknownPart(f"{name} is down")
             child.send(number)
-            return child.pid
+        if number == signal.SIGKILL:
+            child.ended.wait()
+        return child.pid
 
     def hold(self, name: str, number: int | None = None) -> None:
         """Ends a part by its own stop signal or another, waits, and keeps it down until `release`.

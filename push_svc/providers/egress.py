@@ -53,7 +53,12 @@ class Egress:
 
     def parse(self, url: str) -> Url:
         """Take a URL apart. Raises BadToken, which holds none of it."""
-        if len(url.encode()) > MAX_URL_BYTES or not url.isascii() or not url.isprintable():
+        if (
+            len(url.encode()) > MAX_URL_BYTES
+            or not url.isascii()
+            or not url.isprintable()
+            or " " in url
+        ):
             raise BadToken(f"the URL is not ASCII or above {MAX_URL_BYTES} bytes")
         try:
             parts = urlsplit(url)

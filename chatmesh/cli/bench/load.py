@@ -94,6 +94,12 @@ class LoadRun:
         for pair in self.pairs:  # makes accounts, conversation and contacts: no part of the load
             pair.want(time.monotonic_ns())
         await self._until_delivered()
+        waiting = sum(not pair.is_settled() for pair in self.pairs)
+        if waiting:
+            raise DeviceFailed(
+                f"the first message of {waiting} of {len(self.pairs)} pairs did not arrive: "
+                f"nothing moved for {STALLED_SECONDS:g} s"
+            )
         return limits
 
     async def measure(self, start_ns: int, measure_ns: int, end_ns: int) -> Totals:

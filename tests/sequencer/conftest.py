@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -58,7 +56,6 @@ def own_postgres() -> Iterator[stores.Store]:
 @pytest.fixture
 def sequencers() -> Iterator[Sequencers]:
     """Real processes that end with the test."""
-    with ExitStack() as stack:
-        made = Sequencers()
-        stack.callback(made.end, signal.SIGKILL)
-        yield made
+    made = Sequencers()
+    yield made
+    made.end()

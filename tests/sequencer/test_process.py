@@ -14,7 +14,8 @@ from chatmesh.ids import DEFAULT_LAYOUT
 from chatmesh.mesh.v1 import sequencer_pb2
 from chatmesh.runtime.faults import from_rpc_error
 from tests.runtime import stores
-from tests.sequencer.processes import Client, Sequencer, Sequencers, expand
+from tests.sequencer.processes import Client, Sequencers, expand
+from tests.service_process import ServiceProcess
 
 
 class Clients:
@@ -23,7 +24,7 @@ class Clients:
     def __init__(self) -> None:
         self.all: list[Client] = []
 
-    def of(self, sequencer: Sequencer, caller: str = "chat_svc") -> Client:
+    def of(self, sequencer: ServiceProcess, caller: str = "chat_svc") -> Client:
         """A caller of one process."""
         self.all.append(Client(sequencer, caller))
         return self.all[-1]

@@ -77,6 +77,9 @@ class Presence(Peer, presence_pb2_grpc.PresenceServiceServicer):
         self.asked: list[list[int]] = []
         self.poison: set[int] = set()
         """Accounts that are answered with INVALID_ARGUMENT."""
+        self.answering = asyncio.Event()
+        """Cleared: presence hears, but does not answer."""
+        self.answering.set()
 
     def register(self, server: grpc.aio.Server) -> None:
         presence_pb2_grpc.add_PresenceServiceServicer_to_server(self, server)
@@ -95,6 +98,8 @@ class Presence(Peer, presence_pb2_grpc.PresenceServiceServicer):
             if self.poison.intersection(accounts):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "poison")
             self.asked.append(accounts)
+            await self.note()
+            await self.answering.wait()
             yield presence_pb2.LookupSessionsResponse(
                 request_id=request.request_id,
                 accounts=[
@@ -113,7 +118,6 @@ class Presence(Peer, presence_pb2_grpc.PresenceServiceServicer):
                 ],
                 unknown=self.unknown,
             )
-            await self.note()
 
     def LookupSessions(self, request: Any, context: Any) -> Any:
         raise NotImplementedError

@@ -39,16 +39,16 @@ class Replica:
 class Source:
     """A chat node's end of Enqueue: what it was answered."""
 
-    def __init__(self, replica: Replica, node: Node, channel: grpc.aio.Channel) -> None:
+    def __init__(self, node: Node, channel: grpc.aio.Channel, caller: str = "chat_svc") -> None:
         self.node = node
         stub: Any = sync_pb2_grpc.SyncServiceStub(channel)
         self.stub = stub
-        self.metadata = ((CALLER_METADATA, "chat_svc"),)
+        self.metadata = ((CALLER_METADATA, caller),)
         self.call = stub.Enqueue(metadata=self.metadata)
         self.accepted: list[int] = []
         self.lags: list[int] = []
         self._changed = asyncio.Condition()
-        self._reader = asyncio.create_task(self._read())
+        self._reader: asyncio.Task[None] | None = None
 
     async def _read(self) -> None:
         try:
@@ -78,7 +78,9 @@ class Source:
         )
 
     async def enqueue(self, *batches: HintBatch) -> None:
-        """Send one frame."""
+        """Send one frame. From the first on, answers are read."""
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
         await self.call.write(sync_pb2.EnqueueRequest(batches=batches))
 
     async def until_accepted(self, *batch_ids: int) -> None:
@@ -95,7 +97,8 @@ class Source:
     async def close(self) -> None:
         """Cancel the stream."""
         self.call.cancel()
-        await asyncio.wait((self._reader,))
+        if self._reader is not None:
+            await asyncio.wait((self._reader,))
 
 
 class Replicas:
@@ -150,7 +153,7 @@ class Replicas:
             replica.address, options=[("grpc.use_local_subchannel_pool", 1)]
         )
         self._stack.push_async_callback(channel.close)
-        source = Source(replica, node, channel)
+        source = Source(node, channel)
         self._stack.push_async_callback(source.close)
         return source
 

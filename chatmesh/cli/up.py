@@ -71,10 +71,11 @@ def up(
         typer.echo(_ready_json(mesh) if as_json else _ready_text(mesh))
         asked.wait()
     except _Interrupted:
-        pass  # asked to stop while starting
+        pass  # asked to stop while starting; start() has ended what it began
     finally:
-        progress("stopping (again to stop at once)")
         asked.stopping = True
+        if asked.came:
+            progress("stopping (again to stop at once)")
         mesh.stop()
     progress("stopped")
 
@@ -88,6 +89,7 @@ class _StopSignals:
 
     def __init__(self, mesh: "Mesh") -> None:
         self.stopping = False
+        self.came = False
         self._mesh = mesh
         # a pipe, not a threading.Event: a handler that runs while the main thread enters the
         # event's wait would wait for a lock that the main thread itself holds
@@ -102,6 +104,7 @@ class _StopSignals:
         os.read(self._read_end, 1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
         if self.stopping:
             self._mesh.hurry()
         elif self._starting:

@@ -30,6 +30,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
+from google.protobuf.internal import api_implementation
+
 from chatmesh.runtime import logs, metrics
 from chatmesh.runtime.errors import StartupError
 from chatmesh.runtime.readiness import Readiness
@@ -181,6 +183,7 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
     undo = _watch_signals(lifecycle)
     metrics_server: metrics.MetricsServer | None = None
     try:
+        _require_fast_protobuf()
         undo += _watch_parent(lifecycle)
         metrics.register_process_metrics()
         if settings.metrics_listen:
@@ -199,6 +202,16 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
         for step in undo:
             step()
     return EXIT_FAILED if lifecycle.failed else code
+
+
+def _require_fast_protobuf() -> None:
+    """The pure Python parser is slow and recurses without bound (CVE-2025-4565)."""
+    kind = api_implementation.Type()
+    if kind != "upb":
+        raise StartupError(
+            f"protobuf runs its {kind!r} implementation: install a wheel with upb, and unset "
+            "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"
+        )
 
 
 def _package_name() -> str:

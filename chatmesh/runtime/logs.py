@@ -7,14 +7,31 @@ logging is reconfigured while aio objects are collected (grpc issue 43421). Chan
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import time
-from typing import Literal, TextIO
+import traceback
+from collections.abc import Iterator
+from typing import Final, Literal, TextIO
 
 import structlog
 
 from chatmesh.runtime.tally import TALLY
+
+MAX_CHAIN: Final = 8
+MAX_FRAMES: Final = 20
+MAX_TEXT_CHARACTERS: Final = 500
+_PROGRAM_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BaseExceptionGroup,
+    ImportError,
+    OSError,
+    RuntimeError,
+    TypeError,
+)
 
 _configured = False
 
@@ -36,10 +53,13 @@ def configure(service: str, level: str, form: Literal["json", "console"]) -> Non
     ]
     last: structlog.typing.Processor
     if form == "json":
-        shared += [structlog.processors.dict_tracebacks]
+        shared += [_ExceptionSummary(show_all_texts=level.lower() == "debug")]
         last = structlog.processors.JSONRenderer()
     else:
-        last = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        last = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the other one shows locals
+        )
 
     def add_service(
         _logger: object, _method: str, event: structlog.typing.EventDict
@@ -67,6 +87,67 @@ def configure(service: str, level: str, form: Literal["json", "console"]) -> Non
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+class _ExceptionSummary:
+    """`exc_info` as `exception`: type, text and frames of each exception of the chain.
+
+    Never local variables, which hold requests and tokens. The text only of kinds that describe the
+    program: a ValueError, KeyError or database error may quote what a user wrote.
+    """
+
+    def __init__(self, *, show_all_texts: bool) -> None:
+        self._show_all_texts = show_all_texts
+
+    def __call__(
+        self, _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        given = event.pop("exc_info", None)
+        if isinstance(given, BaseException):
+            error: BaseException | None = given
+        elif isinstance(given, tuple):
+            error = given[1]
+        else:
+            error = sys.exc_info()[1] if given else None
+        if error is not None:
+            event["exception"] = [
+                self._summary(one) for one in itertools.islice(_chain(error), MAX_CHAIN)
+            ]
+        return event
+
+    def _summary(self, error: BaseException) -> dict[str, object]:
+        kind = type(error)
+        frames = traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
+        shown = self._show_all_texts or _describes_the_program(error)
+        return {
+            "type": f"{kind.__module__}.{kind.__qualname__}",
+            "text": str(error)[:MAX_TEXT_CHARACTERS] if shown else "(withheld)",
+            "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+        }
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception, those of a group, and what caused it."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        waiting.append(one.__cause__ or (None if one.__suppress_context__ else one.__context__))
+
+
+def _describes_the_program(error: BaseException) -> bool:
+    package = type(error).__module__.partition(".")[0]
+    if package == "chatmesh" or package.endswith("_svc"):
+        return True
+    if package != "builtins":
+        return package == "grpc"
+    return isinstance(error, _PROGRAM_ERRORS)
 
 
 class _CountingHandler(logging.StreamHandler[TextIO]):

@@ -75,7 +75,7 @@ def _client(url: str, timeout_seconds: float) -> Client:
     }
     if parts.scheme in CLUSTER_SCHEMES:
         plain = urlunsplit(parts._replace(scheme=CLUSTER_SCHEMES[parts.scheme]))
-        return RedisCluster.from_url(plain, cluster_error_retry_attempts=0, **options)
+        return RedisCluster.from_url(plain, **options)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("not a Redis URL (redis://, rediss://, unix:// or redis+cluster://)")
     return Redis.from_url(url, **options)

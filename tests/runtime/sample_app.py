@@ -91,7 +91,7 @@ async def app(life: Lifecycle, settings: ServerSettings) -> None:
     if MODE == "cannot start":
         raise StartupError("the reason why not")
     if MODE == "crash":
-        raise ValueError("the app's own words")
+        raise RuntimeError("the app's own words") from ValueError("a canary")
     if MODE == "return":
         return
     async with store():

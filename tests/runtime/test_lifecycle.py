@@ -188,6 +188,14 @@ async def test_failed_starts(mode: str, said: str, traceback: bool) -> None:
     assert code == 1
     assert said in error
     assert ("ValueError" in error) is traceback
+    assert "canary" not in error, "what a ValueError quotes may be a user's"
+
+
+async def test_the_pure_python_parser_is_refused() -> None:
+    async with started("", PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION="python") as app:
+        code, error = await app.end()
+    assert code == 1
+    assert "install a wheel with upb" in error
 
 
 async def test_wrong_settings() -> None:

@@ -46,6 +46,8 @@ class Sender:
     """Added to every message's flags."""
     answer: Callable[["PendingSend", bytes, bool], None]
     """Takes the serialised SendResult of one message, and whether it was accepted."""
+    slim_session: object = None
+    """The session that gets its own messages back without content; None = it wants them whole."""
     pending: deque["PendingSend"] = field(default_factory=deque)
     is_ready: bool = False
     """Stands in the ring of senders."""
@@ -68,6 +70,8 @@ class PendingSend:
     content_hash: int = 0
     mentions: tuple[int, ...] = ()
     message_id: int = 0
+    body: bytes = b""
+    """The event's body as it is stored: content, sender kind, trace context."""
 
 
 class SendQueue:

@@ -4,7 +4,7 @@ Pure; holds no state. Order and state are the machine's.
 """
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from chat_svc.core import effects
 from chat_svc.core.content import Checked, check
@@ -21,8 +21,12 @@ MAX_ANSWERED_BATCH: Final = 1_000
 SLIM_ECHO: Final = "slim_echo"
 _DEVICE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-Refused = tuple[bytes, Fault]
-"""Key and fault of a message that is not committed."""
+
+class Refused(NamedTuple):
+    """A message that is not committed."""
+
+    key: bytes
+    fault: Fault
 
 
 def check_hello(hello: Hello) -> effects.Open:
@@ -51,10 +55,8 @@ def check_hello(hello: Hello) -> effects.Open:
     )
 
 
-def check_send(
-    send: Send, limits: Limits, room: int, wall_ms: int
-) -> tuple[list[Checked], list[Refused]]:
-    """The messages that go on, in order, and those that are refused at once.
+def check_send(send: Send, limits: Limits, room: int, wall_ms: int) -> list[Checked | Refused]:
+    """What becomes of each message, in order: it goes on, or is refused at once.
 
     Args:
         room: messages that may still be in flight.
@@ -67,24 +69,24 @@ def check_send(
         raise errors.BATCH_EMPTY()
     if count > MAX_ANSWERED_BATCH:
         raise errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=count)
-    checked: list[Checked] = []
-    refused: list[Refused] = []
+    outcomes: list[Checked | Refused] = []
     refusal: Fault | None = None
     if count > limits.max_send_batch:
         refusal = errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=count)
     for message in send.messages:
         if refusal is not None:
-            refused.append((message.idempotency_key, refusal))
+            outcomes.append(Refused(message.idempotency_key, refusal))
             continue
         try:
-            if len(checked) >= room:
+            if room <= 0:
                 raise errors.SENDS_IN_FLIGHT(limit=limits.max_sends_in_flight)
-            checked.append(check(message, limits, wall_ms))
+            outcomes.append(check(message, limits, wall_ms))
+            room -= 1
         except Fault as fault:
-            refused.append((message.idempotency_key, fault))
+            outcomes.append(Refused(message.idempotency_key, fault))
             if send.stop_on_error:
                 refusal = errors.PREVIOUS_REFUSED()
-    return checked, refused
+    return outcomes
 
 
 def check_presence(wish: SetPresence) -> effects.PresenceWish:

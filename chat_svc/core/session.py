@@ -18,6 +18,7 @@ from typing import Final
 from chat_svc.core import effects
 from chat_svc.core.client_frames import check_hello, check_presence, check_send, check_watch
 from chat_svc.core.closing import Ending, Reason, going_away_frame, problem_of
+from chat_svc.core.content import Checked
 from chat_svc.core.downlink import Downlink
 from chat_svc.core.effects import Effect
 from chat_svc.core.frames import PONG, OutgoingFrames, piece
@@ -138,10 +139,15 @@ class SessionMachine:
 
     def _on_send(self, send: Send) -> None:
         room = self._limits.max_sends_in_flight - self.in_flight
-        checked, refused = check_send(send, self._limits, room, self._wall_ms)
-        for key, fault in refused:
-            result = SendResult(idempotency_key=key[:_KEY_ECHO_BYTES], problem=problem_of(fault))
-            self.frames.add_result(result.SerializeToString())
+        checked: list[Checked] = []
+        for outcome in check_send(send, self._limits, room, self._wall_ms):
+            if isinstance(outcome, Checked):
+                checked.append(outcome)
+            else:
+                result = SendResult(
+                    idempotency_key=outcome.key[:_KEY_ECHO_BYTES], problem=problem_of(outcome.fault)
+                )
+                self.frames.add_result(result.SerializeToString())
         if checked:
             self.in_flight += len(checked)
             self.effects.append(effects.Offer(checked, send.stop_on_error))
@@ -240,6 +246,11 @@ class SessionMachine:
         self.account = state
         self._account_stale = self.downlink.others_arrived = False
         self._pong(nonce, wall_ms)
+
+    def note_version(self, version: int) -> None:
+        """The account's own state has this version: the next pong asks for fresh counts."""
+        if version > self.account.version:
+            self._account_stale = True
 
     def put(self, section: bytes, key: bytes, piece: bytes) -> None:
         """A receipt, presence, typing or pong as a piece; the newest per key is written."""

@@ -1,0 +1,172 @@
+"""Composition root of chat_svc: parts (`assembly`), listeners, loops, and the way out.
+
+The listeners are up before PostgreSQL is: the node says NOT_SERVING and what it waits for. `begin`
+waits for the database, gives the node its id and starts the loops. How a node leaves is written in
+`node.drain`; here it is only called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+from chat_svc.api.mesh import NodeServicer
+from chat_svc.api.session import ChatServicer
+from chat_svc.assembly import (
+    Ground,
+    Path,
+    Sides,
+    build_node,
+    build_path,
+    build_sides,
+    lay_ground,
+)
+from chat_svc.links import CALLER
+from chat_svc.node.begin import read_history, when_back
+from chat_svc.node.drain import Drain
+from chat_svc.node.node import ChatNode
+from chat_svc.node.unary import UnarySends
+from chat_svc.settings import ChatSettings
+from chat_svc.store.bundle import SERVICE
+from chatmesh.mesh.v1 import callers_pb2, node_pb2, node_pb2_grpc
+from chatmesh.runtime import migrate
+from chatmesh.runtime.callers import allowed_callers
+from chatmesh.runtime.identity import TokenVerifier
+from chatmesh.runtime.lifecycle import Lifecycle
+from chatmesh.runtime.listener import PUBLIC_LIMITS
+from chatmesh.runtime.server import GrpcServer, mesh_server, public_server
+from chatmesh.runtime.trace import telemetry
+from chatmesh.v1 import session_pb2_grpc
+
+
+async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        StartupError: an address is taken, or a target or certificate cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        tracer = await stack.enter_async_context(telemetry(CALLER, settings))
+        ground = await lay_ground(settings, lifecycle, tracer, stack)
+        path = build_path(ground)
+        sides = build_sides(ground, path)
+        stack.push_async_callback(sides.neighbours.close)
+        stack.push_async_callback(sides.tasks.close)
+        verifier = TokenVerifier(settings.token_issuers(), ground.clock)
+        node = build_node(ground, path, sides, verifier)
+        drain = Drain(
+            node,
+            path.committer,
+            sides.farewell,
+            sides.presence,
+            path.lease,
+            ground.clock,
+            settings.shutdown_grace_seconds,
+        )
+
+        def lease_lost() -> None:
+            drain.is_dead = True
+            lifecycle.failed = True
+            lifecycle.stop("another node has taken this node's lease")
+
+        path.lease.on_lost = lease_lost
+        public, mesh = _listeners(ground, path, sides, node, verifier)
+        ground.address.target = settings.target_at(await mesh.start())
+        _run_links(lifecycle, path, sides)
+        begun = lifecycle.readiness.require("node")
+        schema = lifecycle.readiness.require("schema")
+
+        async def begin() -> None:
+            await read_history(lambda: _history(ground), ground.signer, schema, ground.clock)
+            await path.lease.start()
+            _run_loops(ground, path, sides, node)
+            begun.up()
+
+        sides.tasks.start(begin(), "begin")
+        await public.start()
+        await lifecycle.run([public, mesh], [drain.run])
+
+
+def _listeners(
+    ground: Ground, path: Path, sides: Sides, node: ChatNode, verifier: TokenVerifier
+) -> tuple[GrpcServer, GrpcServer]:
+    settings, store = ground.settings, ground.store
+    readiness = ground.lifecycle.readiness
+    public = public_server(
+        settings,
+        readiness,
+        verifier=verifier,
+        tracer=ground.tracer,
+        limits=dataclasses.replace(PUBLIC_LIMITS, max_receive_bytes=ground.limits.max_frame_bytes),
+    )
+    public.add(
+        session_pb2_grpc.add_ChatServiceServicer_to_server,
+        ChatServicer(
+            node, UnarySends(path.committer, ground.tracer), store.timeline, path.resolver
+        ),
+    )
+    mesh = mesh_server(settings, readiness, callers=_callers(), tracer=ground.tracer)
+    mesh.add(
+        node_pb2_grpc.add_ChatNodeServiceServicer_to_server,
+        NodeServicer(node, sides.delivery, sides.comparison, store.devices, store.push_state),
+    )
+    return public, mesh
+
+
+def _run_links(lifecycle: Lifecycle, path: Path, sides: Sides) -> None:
+    """Streams that need no node id."""
+    lifecycle.background("sequencer stream", path.id_stream.run)
+    lifecycle.background("ids", path.ids.run)
+    lifecycle.background("enqueue stream", path.outbox.stream.run)
+    lifecycle.background("push stream", sides.push.push_stream.run)
+    lifecycle.background("push cancel stream", sides.push.cancel_stream.run)
+    lifecycle.background("presence lease stream", sides.presence.keep_alive.run)
+
+
+def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None:
+    """Everything that acts in the node's name."""
+    lifecycle = ground.lifecycle
+    lifecycle.background("lease", path.lease.run)
+    lifecycle.background("presence lease", sides.presence.beat)
+    lifecycle.background("presence routes stream", sides.presence.attach_stream.run)
+    lifecycle.background("presence routes", sides.presence.run_routes)
+    lifecycle.background("presence wishes", sides.presence.run_wishes)
+    lifecycle.background("presence watch stream", sides.watching.stream.run)
+    lifecycle.background("watching", sides.watching.run)
+    lifecycle.background("commit", path.committer.run)
+    lifecycle.background("waiting lane", path.waiting.run)
+    lifecycle.background("outbox resend", path.outbox.resend)
+    lifecycle.background("outbox done", path.outbox.flush_done)
+    lifecycle.background("cursors", sides.cursors.run)
+    lifecycle.background("receipts", sides.receipts.run)
+    lifecycle.background("counts", sides.counts.run)
+    lifecycle.background("push handovers", sides.push.run_handovers)
+    lifecycle.background("push voids", sides.push.run_voids)
+    lifecycle.background("farewell", sides.farewell.run)
+    lifecycle.background("reaper", sides.reaper.run)
+    lifecycle.background("comparison", sides.comparison.run)
+    lifecycle.background("neighbours", sides.neighbours.run)
+    lifecycle.background("sweep", node.sweep)
+    for number in range(1, ground.settings.fill_readers + 1):
+        lifecycle.background(f"fill {number}", sides.fill.run)
+    # A new connection may lead to a database that was rewound: compare what was sent.
+    when_back(lifecycle.readiness, ground.postgres, sides.comparison.all_soon)
+
+
+async def _history(ground: Ground) -> bytes:
+    """Check the schema; the database's history id."""
+    async with ground.database.connection() as connection:
+        await migrate.require_schema(connection, SERVICE, migrate.code_version(SERVICE))
+        cursor = await connection.execute("SELECT id FROM chat.history")
+        row = await cursor.fetchone()
+    if row is None:
+        raise LookupError("the database has no history id")
+    history: bytes = row[0].bytes
+    return history
+
+
+def _callers() -> Mapping[str, frozenset[str]]:
+    return allowed_callers(
+        [node_pb2.DESCRIPTOR.services_by_name["ChatNodeService"]], callers_pb2.callers
+    )

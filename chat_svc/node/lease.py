@@ -1,0 +1,229 @@
+"""The node's life in PostgreSQL: its id, its lease, and the lives of others that have ended.
+
+A lease of 10 s, renewed every 3 s. Its validity is judged by CLOCK_BOOTTIME: a node that was
+suspended longer must renew before it acts in its own name again. When another node has taken the
+lease meanwhile, this life is over: sessions are closed (their devices come back at once) and the
+process ends itself, to begin anew under a new id; nothing that it did can be wrong, for all of it
+is fenced by session_no or decided by PostgreSQL.
+
+The reaper: any node takes expired leases, makes the dead node's outbox rows its own, and hands its
+devices over to push.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from chat_svc.node.hints import NodeAddress
+from chat_svc.node.outbox import Outbox
+from chat_svc.node.push import Owed
+from chat_svc.store.nodes import StrandedDevice
+from chatmesh.runtime.clock import Clock
+from chatmesh.runtime.logs import LogBudget, logger
+
+LEASE_MS: Final = 10_000
+RENEW_SECONDS: Final = 3.0
+RETRY_SECONDS: Final = 0.3
+SAFETY_MS: Final = 1_000
+"""A lease counts as over this long before PostgreSQL would say so."""
+REAP_SECONDS: Final = 3.0
+STRANDED_PAGE: Final = 500
+TAKE_OVER_ROWS: Final = 1_000
+
+_log = logger(__name__)
+_budget = LogBudget(per_second=1)
+
+
+class NodeRows(Protocol):
+    """What is used of the store's nodes."""
+
+    async def start_node(self, name: str, target: str, lease_ms: int) -> int:
+        """A new life: its id."""
+        ...
+
+    async def renew(self, node_id: int, lease_ms: int) -> bool:
+        """Extend; False: taken."""
+        ...
+
+    async def leave(self, node_id: int) -> None:
+        """End the lease."""
+        ...
+
+    async def take_expired(self, limit: int = 16, *, again_after_ms: int = 30_000) -> list[int]:
+        """Take nodes whose lease is over."""
+        ...
+
+    async def stranded_devices(
+        self, node_id: int, after: tuple[int, str], limit: int
+    ) -> list[StrandedDevice]:
+        """Devices still bound to a node."""
+        ...
+
+    async def release_devices(self, devices: Sequence[StrandedDevice]) -> None:
+        """Unbind them."""
+        ...
+
+    async def remove_node(self, node_id: int) -> bool:
+        """Delete a taken node that owns nothing."""
+        ...
+
+
+class TakesOver(Protocol):
+    """What is used of the store's outbox."""
+
+    async def take_over(self, node_id: int, dead_nodes: Sequence[int], limit: int) -> int:
+        """Make rows of dead nodes this node's own; how many."""
+        ...
+
+
+class HandsOver(Protocol):
+    """What is used of the push link."""
+
+    async def hand_over(self, owed: Sequence[Owed]) -> None:
+        """Return once all are committed jobs."""
+        ...
+
+
+class NodeLease:
+    """This node's own lease."""
+
+    def __init__(self, rows: NodeRows, address: NodeAddress, clock: Clock) -> None:
+        self._rows = rows
+        self._address = address
+        self._clock = clock
+        self._valid_until_ns = 0
+        self._renewed = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.on_lost: Callable[[], None] = lambda: None
+        """Told when another node has taken the lease: this life is over."""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the lease holds for certain."""
+        return self._clock.boottime_ns() < self._valid_until_ns
+
+    async def start(self) -> None:
+        """Begin a life; waits for PostgreSQL as long as it takes. Sets the address's node id."""
+        while True:
+            began_ns = self._clock.boottime_ns()
+            try:
+                self._address.node_id = await self._rows.start_node(
+                    self._address.name, self._address.target, LEASE_MS
+                )
+            except Exception as error:  # noqa: BLE001 - PostgreSQL or its schema is not there yet
+                if _budget.take():
+                    _log.warning("no node id yet", error=type(error).__name__)
+                await self._clock.sleep(RETRY_SECONDS)
+                continue
+            self._extend(began_ns)
+            return
+
+    async def wait_valid(self) -> None:
+        """Return once the lease holds; at once, nearly always."""
+        while not self.is_valid:
+            self._renewed.clear()
+            self._hurry.set()
+            await self._renewed.wait()
+
+    async def run(self) -> None:
+        """Renew; in the background."""
+        while True:
+            try:
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass  # the ordinary case: it is time
+            self._hurry.clear()
+            await self._renew()
+
+    async def _renew(self) -> None:
+        began_ns = self._clock.boottime_ns()
+        try:
+            is_ours = await self._rows.renew(self._address.node_id, LEASE_MS)
+        except Exception as error:  # noqa: BLE001 - PostgreSQL is away: so is every judge
+            if _budget.take():
+                _log.warning("lease not renewed", error=type(error).__name__)
+            await self._clock.sleep(RETRY_SECONDS)
+            if not self.is_valid:
+                self._hurry.set()
+            return
+        if is_ours:
+            self._extend(began_ns)
+        else:
+            _log.error("another node has taken this node's lease", node=self._address.node_id)
+            self.on_lost()
+
+    async def leave(self) -> None:
+        """Give the lease up: what is left goes to others at once."""
+        try:
+            await self._rows.leave(self._address.node_id)
+        except Exception as error:  # noqa: BLE001 - then it runs out by itself
+            _log.warning("lease not given up", error=type(error).__name__)
+
+    def _extend(self, began_ns: int) -> None:
+        self._valid_until_ns = began_ns + (LEASE_MS - SAFETY_MS) * 1_000_000
+        self._renewed.set()
+
+
+class Reaper:
+    """Hands over what dead nodes left behind."""
+
+    def __init__(
+        self,
+        rows: NodeRows,
+        outbox_rows: TakesOver,
+        outbox: Outbox,
+        push: HandsOver,
+        address: NodeAddress,
+        clock: Clock,
+    ) -> None:
+        self._rows = rows
+        self._outbox_rows = outbox_rows
+        self._outbox = outbox
+        self._push = push
+        self._address = address
+        self._clock = clock
+        self._quiet_until = 0.0
+
+    async def run(self) -> None:
+        """In the background."""
+        while True:
+            await self._clock.sleep(REAP_SECONDS)
+            if self._clock.monotonic() < self._quiet_until:
+                continue
+            try:
+                for dead in await self._rows.take_expired():
+                    await self._reap(dead)
+            except Exception as error:  # noqa: BLE001 - the store or push is away: taken again later
+                # After an outage every lease is over and nobody died: let the living renew.
+                self._quiet_until = self._clock.monotonic() + LEASE_MS / 1_000
+                if _budget.take():
+                    _log.warning("a dead node waits", error=type(error).__name__)
+
+    async def _reap(self, dead: int) -> None:
+        rows = 0
+        while taken := await self._outbox_rows.take_over(
+            self._address.node_id, [dead], TAKE_OVER_ROWS
+        ):
+            rows += taken
+        if rows:
+            await self._outbox.took_over()
+        devices = await self._hand_over_devices(dead)
+        await self._rows.remove_node(dead)
+        _log.warning("a dead node was taken over", node=dead, outbox_rows=rows, devices=devices)
+
+    async def _hand_over_devices(self, dead: int) -> int:
+        count = 0
+        after = (0, "")
+        while page := await self._rows.stranded_devices(dead, after, STRANDED_PAGE):
+            owed = [
+                Owed(device.account, device.device_id, device.notify_seq)
+                for device in page
+                if device.acked_seq < device.notify_seq
+            ]
+            if owed:
+                await self._push.hand_over(owed)
+            await self._rows.release_devices(page)
+            after = (page[-1].account, page[-1].device_id)
+            count += len(page)
+        return count

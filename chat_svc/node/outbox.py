@@ -1,0 +1,214 @@
+"""The node's outbox: hints on their way to the queue, rows that wait to be settled, and resends.
+
+A commit writes one outbox row; its hints go to sync_svc over the Enqueue stream. When sync has
+settled all of them it says ``done`` over its Deliver stream, and the row is deleted inside the next
+commit call, or alone when none comes. Rows that are not settled in time are sent again from
+PostgreSQL, without their entries: the queue may lose anything at any time.
+
+The count of unsettled rows is the only bound on sending: above it messages are refused with
+OUTBOX_FULL. A lag of the queue must never become a storm: nothing is resent that is younger than
+the lag sync reports plus 3 s, and each row doubles its wait up to a minute.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from chat_svc.node.counters import NodeCounters
+from chat_svc.node.hints import NodeAddress, batch_frame
+from chat_svc.store.outbox import OutboxRow
+from chatmesh.mesh.v1.hint_pb2 import Hint
+from chatmesh.mesh.v1.sync_pb2 import EnqueueResponse
+from chatmesh.runtime import metrics
+from chatmesh.runtime.clock import Clock
+from chatmesh.runtime.logs import LogBudget, logger
+from chatmesh.runtime.readiness import Component
+from chatmesh.runtime.streams import ItemStream
+
+RESEND_MARGIN_MS: Final = 3_000
+RESEND_ROWS: Final = 64
+LOOK_SECONDS: Final = 1.0
+LOOK_FOR_SECONDS: Final = 30.0
+"""Rows of calls with an unknown outcome show up within this, or were never made."""
+FLUSH_SECONDS: Final = 0.5
+"""Settled rows are deleted by themselves when no commit took them along for this long."""
+DONE_PER_COMMIT: Final = 2_000
+MAX_BATCHES_IN_FLIGHT: Final = 2_048
+MAX_BYTES_IN_FLIGHT: Final = 32 << 20
+"""Hints kept for a stream that is away; what does not fit is left to the resend."""
+
+_log = logger(__name__)
+_budget = LogBudget(per_second=1)
+
+
+class OutboxRows(Protocol):
+    """What is used of the store."""
+
+    async def delete_done(self, batch_ids: Sequence[int]) -> int:
+        """Delete settled rows."""
+        ...
+
+    async def due_rows(self, node_id: int, older_than_ms: int, limit: int) -> list[OutboxRow]:
+        """Rows to resend now."""
+        ...
+
+
+class Outbox:
+    """See the module's text."""
+
+    def __init__(
+        self,
+        open_enqueue: Callable[[], Any],
+        rows: OutboxRows,
+        address: NodeAddress,
+        clock: Clock,
+        counters: NodeCounters,
+        max_rows: int,
+        readiness: Component,
+    ) -> None:
+        """``open_enqueue`` begins one SyncService.Enqueue call that takes and gives raw bytes."""
+        self._rows = rows
+        self._address = address
+        self._clock = clock
+        self._counters = counters
+        self._max_rows = max_rows
+        self.stream: ItemStream[bytes, bytes, EnqueueResponse] = ItemStream(
+            open_enqueue,
+            name="enqueue",
+            pack=b"".join,
+            on_answer=self._on_answer,
+            max_in_flight=MAX_BATCHES_IN_FLIGHT,
+            readiness=readiness,
+        )
+        self._unsettled: dict[int, float] = {}  # batch id → when it was committed (or found)
+        self._bytes_in_flight = 0
+        self._done: list[int] = []
+        self._done_at = 0.0
+        self._lag_ms = 0
+        self._look_until = 0.0
+        self._rows_gauge = metrics.gauge(metrics.OUTBOX_ROWS)
+        self._age_gauge = metrics.gauge(metrics.OUTBOX_AGE_SECONDS)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether new messages must be refused."""
+        return len(self._unsettled) >= self._max_rows
+
+    @property
+    def unsettled(self) -> int:
+        """Outbox rows of this node, as far as it knows."""
+        return len(self._unsettled)
+
+    def enqueue(self, batch_id: int, frame: bytes) -> None:
+        """The hints of one commit, as one EnqueueRequest."""
+        self._unsettled[batch_id] = self._clock.monotonic()
+        if self._bytes_in_flight + len(frame) > MAX_BYTES_IN_FLIGHT:
+            return
+        if self.stream.offer(frame, batch_id):
+            self._bytes_in_flight += len(frame)
+
+    def may_have_rows(self) -> None:
+        """A call of unknown outcome may have made a row whose hints nobody sent: look for it."""
+        self._look_until = self._clock.monotonic() + LOOK_FOR_SECONDS
+
+    def signal(self, frame: bytes) -> None:
+        """Signals, sent at most once: lost with their stream."""
+        self.stream.offer(frame)
+
+    def on_done(self, batch_ids: Sequence[int]) -> None:
+        """sync_svc settled all hints of these batches. Repeats do no harm."""
+        for batch_id in batch_ids:
+            if self._unsettled.pop(batch_id, None) is not None:
+                self._done.append(batch_id)
+            self._settle_frame(batch_id)
+        self._done_at = self._clock.monotonic()
+
+    def take_done(self) -> list[int]:
+        """Settled rows for the next commit call to delete; give them back if it fails."""
+        done, self._done = self._done[:DONE_PER_COMMIT], self._done[DONE_PER_COMMIT:]
+        return done
+
+    def give_back(self, done: Sequence[int]) -> None:
+        """The call that should have deleted them did not happen."""
+        self._done[:0] = done
+
+    async def flush_done(self) -> None:
+        """Delete settled rows that no commit took along; runs in the background."""
+        while True:
+            await self._clock.sleep(FLUSH_SECONDS)
+            if self._done and self._clock.monotonic() - self._done_at >= FLUSH_SECONDS:
+                await self._delete(self.take_done())
+
+    async def resend(self) -> None:
+        """Send again what was not settled in time; runs in the background."""
+        while True:
+            await self._clock.sleep(LOOK_SECONDS)
+            oldest_seconds = self._oldest_seconds()
+            self._rows_gauge.set(len(self._unsettled))
+            self._age_gauge.set(oldest_seconds)
+            older_than_ms = self._lag_ms + RESEND_MARGIN_MS
+            is_due = oldest_seconds * 1_000 >= older_than_ms
+            is_looking = self._clock.monotonic() < self._look_until
+            if not (is_due or is_looking) or not self.stream.is_open:
+                continue
+            try:
+                await self._resend_due(older_than_ms)
+            except Exception as error:  # noqa: BLE001 - the rows stay; the next look tries again
+                if _budget.take():
+                    _log.warning("outbox not resent", error=type(error).__name__)
+
+    async def took_over(self, older_than_ms: int = 0) -> None:
+        """Rows of dead nodes are this node's now: send them at once."""
+        await self._resend_due(older_than_ms)
+
+    def _oldest_seconds(self) -> float:
+        if not self._unsettled:
+            return 0.0
+        return self._clock.monotonic() - next(iter(self._unsettled.values()))
+
+    async def _resend_due(self, older_than_ms: int) -> None:
+        while True:
+            due = await self._rows.due_rows(self._address.node_id, older_than_ms, RESEND_ROWS)
+            now_ms = self._clock.wall_ms()
+            for row in due:
+                self._unsettled.setdefault(row.batch_id, self._clock.monotonic())
+                self._settle_frame(row.batch_id)  # an older frame of it need not go any more
+                frame = batch_frame(
+                    self._address,
+                    row.batch_id,
+                    _hints_of(row),
+                    attempt=row.attempt,
+                    now_ms=now_ms,
+                )
+                if self.stream.offer(frame, row.batch_id):
+                    self._bytes_in_flight += len(frame)
+                self._counters.outbox_resends += 1
+            if len(due) < RESEND_ROWS:
+                return
+
+    async def _delete(self, done: list[int]) -> None:
+        try:
+            await self._rows.delete_done(done)
+        except Exception as error:  # noqa: BLE001 - they are deleted later, or resent and settled
+            self.give_back(done)
+            if _budget.take():
+                _log.warning("settled outbox rows not deleted", error=type(error).__name__)
+
+    def _on_answer(self, answer: EnqueueResponse) -> None:
+        for batch_id in answer.accepted_batch_ids:
+            self._settle_frame(batch_id)
+        for lag in answer.lag:
+            self._lag_ms = lag.lag_ms
+
+    def _settle_frame(self, batch_id: int) -> None:
+        frame = self.stream.settle(batch_id)
+        if frame is not None:
+            self._bytes_in_flight -= len(frame)
+
+
+def _hints_of(row: OutboxRow) -> list[Hint]:
+    return [
+        Hint(account_id=account, timeline_seq=seq, message_id=message_id, pushable=pushable)
+        for account, seq, message_id, pushable in zip(
+            row.accounts, row.seqs, row.message_ids, row.pushable, strict=True
+        )
+    ]

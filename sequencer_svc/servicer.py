@@ -97,7 +97,7 @@ class SequencerServicer(sequencer_pb2_grpc.SequencerServiceServicer):
             ],
         )
         if sampled:
-            attributes = {"count": count, "worker": self._worker.worker or 0}
+            attributes = {"chatmesh.count": count, "chatmesh.worker": self._worker.worker or 0}
             self._tracer.hop(HOP, request.trace_context, began_ns, time.time_ns(), attributes)
         return response
 

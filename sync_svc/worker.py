@@ -117,7 +117,8 @@ class Worker:
         """Give up batches that nobody settles; run in the background."""
         while True:
             await self._clock.sleep(FORGET_LOOK_SECONDS)
-            self._ledger.forget_older(self._clock.monotonic() - self._settle_seconds)
+            if self._ledger.forget_older(self._clock.monotonic() - self._settle_seconds):
+                self._progress.set()
             metrics.gauge(measures.OPEN_BATCHES).set(self.open_batches)
             held = self._ledger.open_bytes + self._inbox.waiting_bytes
             metrics.gauge(measures.OPEN_BYTES).set(held)

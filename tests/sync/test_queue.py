@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from chatmesh.mesh.v1.sync_pb2 import GetQueueStatusRequest, GetQueueStatusResponse
 from chatmesh.runtime import trace
+from chatmesh.runtime.tally import TALLY, counting_task_factory
 from chatmesh.runtime.trace import Tracer
 from tests.runtime import stores
 from tests.sync.peers import PATIENCE_SECONDS, Node, Peers
@@ -204,13 +205,26 @@ async def test_one_command_and_one_frame_a_batch_at_most(
 ) -> None:
     sender, receiver = await online_bob(peers)
     source = await replicas.source(await replicas.start(valkey.url), sender)
+    await source.enqueue(source.batch(1_000, [hint(BOB, 1)]))  # opens the streams to both nodes
+    await source.until_done(1_000)
     await client.config_resetstat()
+    for node in (sender, receiver):
+        node.frames = 0
+        node.hints.clear()
+    peers.presence.asked.clear()
     batches = [
         source.batch(number, [hint(BOB, 10 * number + at) for at in range(10)])
         for number in range(1, 51)
     ]
-    await source.enqueue(*batches)
-    await source.until_done(*range(1, 51))
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(counting_task_factory)
+    tasks_before = TALLY.tasks
+    try:
+        await source.enqueue(*batches)
+        await source.until_done(*range(1, 51))
+    finally:
+        loop.set_task_factory(None)
+    tasks = TALLY.tasks - tasks_before
     calls = {
         name.removeprefix("cmdstat_"): found["calls"]
         for name, found in (await client.info("commandstats")).items()
@@ -220,6 +234,7 @@ async def test_one_command_and_one_frame_a_batch_at_most(
     assert receiver.frames <= 50
     assert len(peers.presence.asked) <= 50
     assert sender.frames <= 50
+    assert tasks <= 5, "tasks belong to streams, not to batches or messages"
 
 
 async def test_what_was_read_is_cut_off_and_the_state_is_told(

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chatmesh.runtime import engine
+
+engine.prepare()  # before any test module imports grpc: tests run the engine that servers run
+
 if TYPE_CHECKING:
     from chatmesh.embedded.running import RunningMesh
 

@@ -68,7 +68,7 @@ def test_a_whole_mesh_serves_and_kill_9_leaves_nothing(tmp_path: Path) -> None:
     assert all(ports.is_free(int(address.rpartition(":")[2])) for address in told["public"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_in_order(tmp_path: Path, number: int) -> None:
     with up(tmp_path / "data", "--ports", "auto", "--json", "--chat-nodes", "1") as process:
         ready(process)

@@ -2,7 +2,9 @@
 
 `python -m chatmesh.cli.bench.load` is started by the command; JSON lines go both ways:
 
-    in   {"load": …, "run": …, "ca": …, "pairs": […]}   then {"go": {start_ns, measure_ns, end_ns}}
+    in   {"load": …, "run": …, "ca": …, "pairs": […]}
+         {"go": {start_ns, measure_ns, end_ns}}
+         {"bye": {}}                              leave in order, and end
     out  {"event": "ready", "limits": …}          all sessions live, every pair has sent one
          {"event": "tick", "delivered": …}        four times a second
          {"event": "done", …}                     counts and histogram
@@ -261,6 +263,7 @@ async def main() -> int:
         go = await orders.next()
         totals = await run.measure(**go["go"])
         say(event="done", totals=asdict(totals), histogram=run.histogram.to_json())
+        await orders.next()  # the command reads our CPU and memory first
         await run.leave()
     except _EXPECTED_ERRORS as error:
         say(event="failed", what=str(error))

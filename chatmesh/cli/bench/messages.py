@@ -135,7 +135,9 @@ def _run(
     from chatmesh.cli.bench.mesh import measured_mesh
     from chatmesh.cli.bench.plan import ImpossibleLoad
     from chatmesh.cli.bench.processes import MeshDied
+    from chatmesh.runtime import logs
 
+    logs.configure("bench", "warning", "console")
     with contextlib.ExitStack() as stack:
         mesh = stack.enter_context(measured_mesh(data, chat_nodes, progress))
         logs = mesh.folder.logs

@@ -30,7 +30,7 @@ _REDIS_DURABLE: Final = ("appendonly", "appendfsync", "maxmemory-policy")
 _PROBE_SECONDS: Final = 5
 _UNAUTHENTICATED: Final = 16
 _PERMISSION_DENIED: Final = 7
-_ANY_PUBLIC: Final = "/chatmesh.v1.ConversationService/ListConversations"
+_ANY_PUBLIC: Final = "/chatmesh.v1.ChatService/ListEntries"
 _NOT_FOR_CLI: Final = "/chatmesh.mesh.v1.PresenceService/SetState"
 _TRACE_RATIO: Final = "CHATMESH_TRACE_SAMPLE_RATIO"
 

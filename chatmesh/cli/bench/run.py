@@ -79,6 +79,11 @@ class LoadProcess:
         code = await self._process.wait()
         raise RunFailed(f"the load process {self.pid} ended with code {code}")
 
+    async def leave(self) -> None:
+        """After its result: its sessions end in order, and so does it."""
+        await self.tell({"bye": {}})
+        await self._process.wait()
+
     async def stop(self) -> None:
         """End it, however far it is."""
         if self._process.returncode is None:
@@ -131,6 +136,8 @@ async def _measure(
     finally:
         ends.cancel()
     after = await asyncio.to_thread(readback.written, mesh.owner_url())
+    for loader in loaders:
+        await loader.leave()
     processes.check()
     histogram = Histogram()
     for one in done:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError
 
 from chatmesh.runtime.redis import Client
@@ -36,8 +37,11 @@ async def subscribe(client: Client) -> AsyncGenerator[Change | None, None]:
 
     Raises StoreAway when the connection ends.
     """
-    pubsub: Any = client.pubsub()
+    pubsub: Any = None
     try:
+        if isinstance(client, RedisCluster):
+            await client.initialize()  # a subscription asks for the slots before any command did
+        pubsub = client.pubsub()
         await pubsub.subscribe(keys.CHANGES)
         loop = asyncio.get_running_loop()
         heard = pinged = loop.time()
@@ -59,7 +63,8 @@ async def subscribe(client: Client) -> AsyncGenerator[Change | None, None]:
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreAway(f"{type(error).__name__}: {error}") from None
     finally:
-        await pubsub.aclose()
+        if pubsub is not None:
+            await pubsub.aclose()
 
 
 def _parse(data: bytes) -> Change:

@@ -55,12 +55,20 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
         stack.push_async_callback(sides.tasks.close)
         verifier = TokenVerifier(settings.token_issuers(), ground.clock)
         node = build_node(ground, path, sides, verifier)
+        servicer = NodeServicer(
+            node,
+            sides.delivery,
+            sides.comparison,
+            ground.store.devices,
+            ground.store.push_state,
+        )
         drain = Drain(
             node,
             path.committer,
             sides.farewell,
             sides.presence,
             path.lease,
+            servicer,
             ground.clock,
             settings.shutdown_grace_seconds,
         )
@@ -71,7 +79,7 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
             lifecycle.stop("another node has taken this node's lease")
 
         path.lease.on_lost = lease_lost
-        public, mesh = _listeners(ground, path, sides, node, verifier)
+        public, mesh = _listeners(ground, path, node, servicer, verifier)
         ground.address.target = settings.target_at(await mesh.start())
         _run_links(lifecycle, path, sides)
         begun = lifecycle.readiness.require("node")
@@ -89,7 +97,11 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
 
 
 def _listeners(
-    ground: Ground, path: Path, sides: Sides, node: ChatNode, verifier: TokenVerifier
+    ground: Ground,
+    path: Path,
+    node: ChatNode,
+    servicer: NodeServicer,
+    verifier: TokenVerifier,
 ) -> tuple[GrpcServer, GrpcServer]:
     settings, store = ground.settings, ground.store
     readiness = ground.lifecycle.readiness
@@ -107,10 +119,7 @@ def _listeners(
         ),
     )
     mesh = mesh_server(settings, readiness, callers=_callers(), tracer=ground.tracer)
-    mesh.add(
-        node_pb2_grpc.add_ChatNodeServiceServicer_to_server,
-        NodeServicer(node, sides.delivery, sides.comparison, store.devices, store.push_state),
-    )
+    mesh.add(node_pb2_grpc.add_ChatNodeServiceServicer_to_server, servicer)
     return public, mesh
 
 

@@ -244,6 +244,10 @@ def build_sides(ground: Ground, path: Path) -> Sides:
     presence.on_certain = comparison.all_soon
     watching = Watching(links.watch, ground.address, store.accounts, path.resolver, sessions, clock)
     path.resolver.on_new_contacts = watching.refresh
+    delivery = Delivery(
+        sessions, path.outbox, signals, ground.signer, clock, counters, ground.tracer
+    )
+    delivery.on_new_conversation = watching.refresh
     return Sides(
         cursors=cursors,
         push=push,
@@ -263,9 +267,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         ),
         counts=Counts(store.conversations, store.devices, clock),
         fill=Fill(store.timeline, clock, counters),
-        delivery=Delivery(
-            sessions, path.outbox, signals, ground.signer, clock, counters, ground.tracer
-        ),
+        delivery=delivery,
         comparison=comparison,
         neighbours=Neighbours(links.connect),
         tasks=Tasks(),

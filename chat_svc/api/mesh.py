@@ -1,5 +1,6 @@
 """ChatNodeService: what the mesh asks of this node. Check, convert, call, convert."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -33,19 +34,35 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
         self._comparison = comparison
         self._devices = devices
         self._push_state = push_state
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._leaving = False
 
     async def Deliver(
         self, request_iterator: AsyncIterator[pb.DeliverRequest], context: Any
     ) -> AsyncIterator[pb.DeliverResponse]:
         """Hints for sessions here; one answer per frame. When the stream ends, sessions are
         compared with their heads: what was on it may be lost."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a handler runs inside a task")
+        self._streams.add(task)
         try:
             async for request in request_iterator:
                 response = self._delivery.take(request)
                 if response is not None:
                     yield response
+        except asyncio.CancelledError:
+            if not self._leaving or task.uncancel() > 0:
+                raise
         finally:
+            self._streams.discard(task)
             self._comparison.all_soon()
+
+    async def leave(self) -> None:
+        """End the Deliver streams: nobody lives here any more."""
+        self._leaving = True
+        for task in self._streams:
+            task.cancel()
 
     async def PushState(self, request: pb.PushStateRequest, context: Any) -> pb.PushStateResponse:
         """What a push would say now; one batched read."""

@@ -70,6 +70,8 @@ class Delivery:
         self._clock = clock
         self._counters = counters
         self._tracer = tracer
+        self.on_new_conversation: Callable[[Sequence[int]], None] = lambda _accounts: None
+        """Told of accounts that got the first event of a conversation: a new contact, maybe."""
 
     def take(self, request: DeliverRequest) -> DeliverResponse | None:
         """One frame of a Deliver stream; the answer, if it held deliveries."""
@@ -119,6 +121,8 @@ class Delivery:
         )
         for session in sessions:
             session.offer(item, now)
+        if item.conversation_seq == 1:
+            self.on_new_conversation([hint.account_id])
 
     def _hop(self, hint: Hint) -> bytes:
         now_ns = time.time_ns()

@@ -9,6 +9,7 @@
 6. Routes go: presence is told that the node leaves.
 7. Ended sessions are settled: cursors written, devices handed over to push, rows released.
 8. The node's lease is given up: others take over its outbox rows at once.
+9. Deliver streams end: there is nobody left to deliver to.
 
 Then `lifecycle` stops the mesh listener and the loops, and the process exits.
 """
@@ -35,7 +36,7 @@ _log = logger(__name__)
 
 
 class Leaves(Protocol):
-    """Something to give up: presence, the node's lease."""
+    """Something to give up: the place in presence, the lease, the Deliver streams."""
 
     async def leave(self) -> None:
         """Give it up."""
@@ -52,6 +53,7 @@ class Drain:
         farewell: Farewell,
         presence: Leaves,
         lease: Leaves,
+        streams: Leaves,
         clock: Clock,
         grace_seconds: float,
     ) -> None:
@@ -60,16 +62,18 @@ class Drain:
         self._farewell = farewell
         self._presence = presence
         self._lease = lease
+        self._streams = streams
         self._clock = clock
         self._grace_seconds = grace_seconds
         self.is_dead = False
         """The lease was taken: nothing may be done in this node's name any more."""
 
     async def run(self) -> None:
-        """Steps 2 to 8."""
+        """Steps 2 to 9."""
         if self.is_dead:
             self._node.close_all(Closed.REASON_UNAVAILABLE)
             await self._wait_for_streams(LAST_FRAMES_SECONDS)
+            await self._streams.leave()
             return
         sessions = len(self._node.streams)
         self._ask_to_leave()
@@ -81,6 +85,7 @@ class Drain:
         await self._presence.leave()
         await self._farewell.wait_idle()
         await self._lease.leave()
+        await self._streams.leave()
         _log.info("drained", sessions=sessions, closed_by_us=left)
 
     def _ask_to_leave(self) -> None:

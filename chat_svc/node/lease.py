@@ -92,6 +92,7 @@ class NodeLease:
         self._address = address
         self._clock = clock
         self._valid_until_ns = 0
+        self._is_over = False  # given up, or taken: nothing is renewed any more
         self._renewed = asyncio.Event()
         self._hurry = asyncio.Event()
         self.on_lost: Callable[[], None] = lambda: None
@@ -134,7 +135,8 @@ class NodeLease:
             except TimeoutError:
                 pass  # the ordinary case: it is time
             self._hurry.clear()
-            await self._renew()
+            if not self._is_over:
+                await self._renew()
 
     async def _renew(self) -> None:
         began_ns = self._clock.boottime_ns()
@@ -150,11 +152,13 @@ class NodeLease:
         if is_ours:
             self._extend(began_ns)
         else:
+            self._is_over = True
             _log.error("another node has taken this node's lease", node=self._address.node_id)
             self.on_lost()
 
     async def leave(self) -> None:
         """Give the lease up: what is left goes to others at once."""
+        self._is_over = True
         try:
             await self._rows.leave(self._address.node_id)
         except Exception as error:  # noqa: BLE001 - then it runs out by itself

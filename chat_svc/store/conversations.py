@@ -335,10 +335,11 @@ def _split(pairs: Sequence[Pair]) -> tuple[Int8Array, Int8Array]:
 def _view(columns: calls.Row) -> ConversationView:
     conversation = ConversationRow(*columns[:_CONVERSATION_WIDTH])
     state_end = _CONVERSATION_WIDTH + _STATE_WIDTH
-    peer, seq, *event = columns[state_end:]
+    peer, *event = columns[state_end:]
+    event = [conversation.id, *event, conversation.kind]
     return ConversationView(
         conversation=conversation,
         state=MemberStateRow(*columns[_CONVERSATION_WIDTH:state_end]),
         peer_user=peer,
-        last_message=None if seq is None else EventRow(conversation.id, seq, *event),
+        last_message=None if event[1] is None else EventRow(*event),
     )

@@ -22,6 +22,7 @@ class EventRow:
     created_at_ms: int
     kind: int
     body: bytes
+    conversation_kind: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,9 @@ WHERE m.account = %(account)s AND m.conversation = %(conversation)s
 _FORWARD: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
   e.created_at_ms, e.kind,
-  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
 FROM chat.event e JOIN chat.account s ON s.id = e.sender
+JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s
   AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
   AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
@@ -61,12 +63,22 @@ ORDER BY e.conversation_seq LIMIT %(limit)s
 _BACKWARD: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
   e.created_at_ms, e.kind,
-  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
 FROM chat.event e JOIN chat.account s ON s.id = e.sender
+JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s
   AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
   AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
 ORDER BY e.conversation_seq DESC LIMIT %(limit)s
+"""
+_ONE: Final = """
+SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
+  e.created_at_ms, e.kind,
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
+FROM chat.event e JOIN chat.account s ON s.id = e.sender
+JOIN chat.conversation c ON c.id = e.conversation
+WHERE e.conversation = %(conversation)s AND e.conversation_seq = %(seq)s
+  AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
 """
 
 
@@ -103,3 +115,9 @@ class HistoryStore:
         if not forward:
             messages.reverse()
         return MessagePage(messages, len(found) > limit, (low, high), kind)
+
+    async def event_at(self, account: int, conversation: int, seq: int) -> EventRow | None:
+        """One event of any kind; None when there is none that this account may see."""
+        values = {"account": account, "conversation": conversation, "seq": seq}
+        found = await calls.row(self._database, _ONE, values)
+        return EventRow(*found) if found else None

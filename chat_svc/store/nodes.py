@@ -51,6 +51,7 @@ DELETE FROM chat.chat_node n WHERE n.id = %s AND n.taken_at_ms > 0
   AND NOT EXISTS (SELECT FROM chat.device d WHERE d.session_node = n.id AND d.session_node > 0)
   AND NOT EXISTS (SELECT FROM chat.outbox o WHERE o.node = n.id)
 """
+_ROLL: Final = "SELECT chat.roll_key_partitions()"
 
 
 class NodeStore:
@@ -115,3 +116,11 @@ class NodeStore:
     async def remove_node(self, node_id: int) -> bool:
         """Delete a taken node that owns nothing any more; False when it still does."""
         return await calls.change(self._database, _REMOVE, (node_id,)) > 0
+
+    async def roll_key_partitions(self) -> int:
+        """Make partitions of idempotency keys 8 days ahead, drop those past 31; how many changed.
+
+        At the start of a node and once an hour (`node.partitions`).
+        """
+        found = await calls.row(self._database, _ROLL)
+        return int(found[0]) if found else 0

@@ -72,6 +72,13 @@ LEFT JOIN LATERAL chat.entries_1(x.account, x.after, x.up_to, x.entries, %s::big
 ORDER BY x.n, r.timeline_seq
 """
 _MATCHES: Final = "SELECT chat.cursor_matches(%s::bigint, %s::bigint, %s::bigint)"
+_HEAD: Final = """
+SELECT h.seq, coalesce(e.id, 0), h.account_version FROM chat.timeline_head h
+LEFT JOIN chat.timeline t ON t.account = %(account)s AND t.timeline_seq = h.seq
+LEFT JOIN chat.event e ON e.conversation = t.conversation
+  AND e.conversation_seq = t.conversation_seq
+WHERE h.account = %(account)s
+"""
 _KEY: Final = 10
 """Column of the idempotency key, a UUID or NULL."""
 _NO_KEY: Final = b""
@@ -119,6 +126,11 @@ class TimelineStore:
         for n, low, head, *columns in await calls.rows(self._database, _READ_RANGES, arguments):
             _add(reads[n - 1], low, head, columns)
         return reads
+
+    async def head_cursor(self, account: int) -> tuple[int, int, int]:
+        """(timeline_seq, message id there or 0, account_version) of the head."""
+        found = await calls.row(self._database, _HEAD, {"account": account})
+        return (found[0], found[1], found[2]) if found else (0, 0, 0)
 
     async def cursor_matches(self, account: int, seq: int, message_id: int) -> bool:
         """Whether a cursor can be resumed from: retained, and the id is the one there."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import psycopg
 import pytest
 from psycopg import sql
@@ -19,6 +20,7 @@ from chatmesh.embedded.layout import DataFolder
 from chatmesh.embedded.postgres import EmbeddedPostgres
 from chatmesh.runtime import migrate
 from chatmesh.runtime.postgres import Database, Lane
+from tests.chat_store.api import Api, PushKeeper, add_push, build
 from tests.chat_store.world import World
 
 TEMPLATE = "chatmesh_template"
@@ -98,3 +100,16 @@ async def world(server: Server, request: pytest.FixtureRequest) -> AsyncIterator
         Lane(url, role_name=ROLE, name="commit") as lane,
     ):
         yield World(url, ChatStore.on(database, lane))
+
+
+@pytest.fixture(scope="module")
+async def api(world: World) -> AsyncIterator[Api]:
+    """The unary services over this module's database."""
+    keeper = PushKeeper()
+    server = grpc.aio.server()
+    add_push(keeper, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield build(world, keeper, channel)
+    await server.stop(None)

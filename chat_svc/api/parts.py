@@ -1,0 +1,130 @@
+"""What the unary services need of the node, and the steps that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+from chat_svc.api.callers import ON_BEHALF_OF, Caller, caller
+from chat_svc.core.content import CONTENT_HASH_VERSION, check_key
+from chat_svc.core.limits import Limits
+from chat_svc.core.page_tokens import PageTokens
+from chat_svc.node.handover import Stored
+from chat_svc.node.resolver import Resolver
+from chat_svc.store.accounts import NewIds
+from chat_svc.store.bundle import ChatStore
+from chat_svc.store.devices import SignedOut
+from chat_svc.store.governed import Governed, Request
+from chat_svc.store.receipts import ChangedMark
+from chatmesh import errors
+from chatmesh.runtime.clock import Clock
+from chatmesh.runtime.identity import is_clean_text
+from chatmesh.v1.session_pb2 import Presence
+
+if TYPE_CHECKING:
+    from chatmesh.mesh.v1.push_pb2_grpc import PushServiceAsyncStub
+
+MAX_USER_ID_CHARACTERS: Final = 128
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryParts:
+    """Everything behind the unary services."""
+
+    store: ChatStore
+    resolver: Resolver
+    limits: Limits
+    clock: Clock
+    new_ids: NewIds
+    node_id: Callable[[], int]
+    """Owner of the outbox rows that slow commits make."""
+    tokens: PageTokens
+    push: PushServiceAsyncStub
+    makes_unknown: bool
+    """Whether a user who never signed in gets an account when somebody addresses them."""
+    publish: Callable[[int, Sequence[Stored]], Awaitable[None]]
+    """Hands over a slow commit: Handover.publish."""
+    tell_marks: Callable[[int, Sequence[ChangedMark]], Awaitable[None]]
+    """(tenant, marks that rose): receipts to the other members, counts to the reader's devices."""
+    tell_account: Callable[[int], Awaitable[None]]
+    """The account's own state rose in version: a pong to its devices."""
+    contacts_changed: Callable[[Iterable[int]], None]
+    """Watches of these accounts' sessions are to be read anew."""
+    end_sessions: Callable[[int, Sequence[SignedOut]], Awaitable[None]]
+    """Ends the live sessions of an account's devices, here or on other nodes."""
+    presence_of: Callable[[Caller, Sequence[str]], Awaitable[Sequence[Presence]]] | None = None
+    """Presence of users as the caller may see it; None: not offered."""
+
+
+async def caller_of(parts: UnaryParts, context: Context, *, may_act: bool = True) -> Caller:
+    """Who calls, and for whom. `may_act` False: nobody may act for somebody else in this call.
+
+    Raises:
+        Fault: SCOPE_REQUIRED, and those of `callers.caller`.
+    """
+    if not may_act and any(key == ON_BEHALF_OF for key, _ in context.invocation_metadata() or ()):
+        raise errors.SCOPE_REQUIRED("nobody may do this for somebody else")
+    return await caller(parts.resolver, context)
+
+
+def request_of(parts: UnaryParts, who: Caller, key: bytes, message: Message) -> Request:
+    """A change that the caller asks for under a key.
+
+    Raises:
+        Fault: KEY_INVALID, KEY_TOO_OLD, KEY_IN_FUTURE.
+    """
+    check_key(key, parts.limits, parts.clock.wall_ms())
+    name = type(message).__name__.encode()
+    digest = blake2b(message.SerializeToString(deterministic=True), digest_size=7, person=name[:16])
+    return Request(
+        tenant_id=who.account.tenant_id,
+        actor=who.account.id,
+        actor_user=who.user,
+        key=key,
+        content_hash=CONTENT_HASH_VERSION << 56 | int.from_bytes(digest.digest(), "big"),
+        node_id=parts.node_id(),
+    )
+
+
+async def publish(parts: UnaryParts, governed: Governed) -> None:
+    """Hand over what a slow commit appended, if anything."""
+    stored = [
+        Stored(
+            outcome=event.outcome,
+            sender=event.sender,
+            sender_user=event.sender_user,
+            peer_user=event.peer_user,
+            conversation_kind=event.conversation_kind,
+            key=event.key,
+            body=event.body,
+            flags=0,
+        )
+        for event in governed.events
+    ]
+    if stored:
+        await parts.publish(governed.batch_id, stored)
+
+
+async def accounts_of(parts: UnaryParts, who: Caller, users: Iterable[str]) -> dict[int, str]:
+    """User ids by account, in the order of `users`, each once.
+
+    Raises:
+        Fault: NOT_REACHABLE: one of them is not known (or not by that name).
+    """
+    wanted = list(dict.fromkeys(users))
+    if not all(is_clean_text(user, MAX_USER_ID_CHARACTERS) for user in wanted):
+        raise errors.NOT_REACHABLE()
+    if parts.makes_unknown:
+        rows = await parts.store.accounts.resolve_accounts(who.tenant, wanted, True, parts.new_ids)
+    else:
+        rows = await parts.resolver.find_accounts(who.tenant, wanted)
+    if any(user not in rows or rows[user].disabled for user in wanted):
+        raise errors.NOT_REACHABLE()
+    return {rows[user].id: user for user in wanted}

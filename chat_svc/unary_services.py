@@ -1,0 +1,60 @@
+"""The unary services of the public face, put together. Pure wiring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chat_svc.api.contacts import ContactApi
+from chat_svc.api.conversations import ConversationApi
+from chat_svc.api.devices import DeviceApi
+from chat_svc.api.parts import UnaryParts
+from chat_svc.api.telling import Telling
+from chat_svc.assembly import Ground, Path, Sides
+from chat_svc.core.page_tokens import PageTokens
+from chat_svc.node.node import ChatNode
+from chat_svc.store.devices import SignedOut
+from chatmesh.runtime.server import GrpcServer
+from chatmesh.v1 import contacts_pb2_grpc, conversations_pb2_grpc, devices_pb2_grpc
+from chatmesh.v1.session_pb2 import Closed
+
+
+def page_tokens(ground: Ground) -> PageTokens:
+    """One key for all chat nodes."""
+    return PageTokens(ground.settings.hint_digest_key)
+
+
+def add_unary_services(
+    server: GrpcServer, ground: Ground, path: Path, sides: Sides, node: ChatNode
+) -> None:
+    """ConversationService, ContactService and DeviceService on the public listener."""
+    telling = Telling(ground.store, path.resolver, sides.signals)
+
+    async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
+        node.end_sessions(account, [device.device_id for device in devices], Closed.REASON_REVOKED)
+        for device in devices:
+            if device.node_target and device.node_id != ground.address.node_id:
+                sides.neighbours.end_soon(
+                    device.node_target, account, [device.device_id], Closed.REASON_REVOKED
+                )
+
+    parts = UnaryParts(
+        store=ground.store,
+        resolver=path.resolver,
+        limits=ground.limits,
+        clock=ground.clock,
+        new_ids=path.ids.new_ids,
+        node_id=lambda: ground.address.node_id,
+        tokens=page_tokens(ground),
+        push=ground.links.push_stub,
+        makes_unknown=ground.settings.makes_unknown_recipients,
+        publish=path.handover.publish,
+        tell_marks=telling.marks,
+        tell_account=telling.account,
+        contacts_changed=sides.watching.refresh,
+        end_sessions=end_sessions,
+    )
+    server.add(
+        conversations_pb2_grpc.add_ConversationServiceServicer_to_server, ConversationApi(parts)
+    )
+    server.add(contacts_pb2_grpc.add_ContactServiceServicer_to_server, ContactApi(parts))
+    server.add(devices_pb2_grpc.add_DeviceServiceServicer_to_server, DeviceApi(parts))

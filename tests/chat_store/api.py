@@ -1,0 +1,171 @@
+"""The unary services over a real store, called as the interceptors would call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from chat_svc.api.contacts import ContactApi
+from chat_svc.api.conversations import ConversationApi
+from chat_svc.api.devices import DeviceApi
+from chat_svc.api.parts import UnaryParts
+from chat_svc.core.limits import Limits
+from chat_svc.core.page_tokens import PageTokens
+from chat_svc.node.handover import Stored
+from chat_svc.node.resolver import Resolver
+from chat_svc.store.devices import SignedOut
+from chat_svc.store.receipts import ChangedMark
+from chatmesh.mesh.v1 import push_pb2, push_pb2_grpc
+from chatmesh.runtime.clock import SystemClock
+from chatmesh.runtime.identity import Identity, set_current_identity
+from chatmesh.v1.devices_pb2 import PushToken
+from tests.chat_store.world import NODE, World
+
+
+class Call:
+    """What a handler sees of its call."""
+
+    def __init__(self, metadata: Sequence[tuple[str, str]] = ()) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        """Metadata of the client."""
+        return self._metadata
+
+
+class PushKeeper:
+    """The token side of the push contract, kept in memory, served over gRPC."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[tuple[int, str], PushToken] = {}
+
+    def _count(self, account: int) -> int:
+        return sum(owner == account for owner, _ in self.tokens)
+
+    async def PutToken(self, request: push_pb2.PutTokenRequest, context: Any) -> Any:
+        """Binds; a token bound elsewhere moves."""
+        moved = 0
+        for place, token in list(self.tokens.items()):
+            if token.token == request.token.token:
+                moved = place[0]
+                del self.tokens[place]
+        self.tokens[request.account_id, request.token.device_id] = request.token
+        return push_pb2.PutTokenResponse(
+            push_devices=self._count(request.account_id),
+            moved_from_account_id=moved,
+            moved_from_push_devices=self._count(moved),
+        )
+
+    async def DeleteTokens(self, request: push_pb2.DeleteTokensRequest, context: Any) -> Any:
+        """Unbinds."""
+        for owner, device in list(self.tokens):
+            if owner == request.account_id and device in request.device_ids:
+                del self.tokens[owner, device]
+        return push_pb2.DeleteTokensResponse(push_devices=self._count(request.account_id))
+
+    async def ListTokens(self, request: push_pb2.ListTokensRequest, context: Any) -> Any:
+        """Lists."""
+        return push_pb2.ListTokensResponse(
+            tokens=[t for (owner, _), t in self.tokens.items() if owner == request.account_id]
+        )
+
+
+@dataclass
+class Api:
+    """The servicers, and what they told the node."""
+
+    world: World
+    parts: UnaryParts
+    push: PushKeeper
+    published: list[tuple[int, Sequence[Stored]]] = field(default_factory=list)
+    marks: list[ChangedMark] = field(default_factory=list)
+    told: list[int] = field(default_factory=list)
+    refreshed: list[int] = field(default_factory=list)
+    ended: list[SignedOut] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.conversations = ConversationApi(self.parts)
+        self.contacts = ContactApi(self.parts)
+        self.devices = DeviceApi(self.parts)
+
+    async def call(
+        self,
+        user: str,
+        method: Any,
+        request: Any,
+        *,
+        tenant: str = "default",
+        scopes: Iterable[str] = (),
+        **metadata: str,
+    ) -> Any:
+        """Call a method as a user."""
+        set_current_identity(Identity(tenant, user, frozenset(scopes), 1 << 60, "test", ""))
+        pairs = [(key.replace("_", "-"), value) for key, value in metadata.items()]
+        return await method(request, Call(pairs))
+
+
+def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
+    """Servicers over a world's store."""
+    resolver = Resolver(
+        world.store.accounts,
+        world.store.conversations,
+        world.new_ids,
+        makes_unknown=False,
+        makes_contacts=True,
+    )
+    holder: list[Api] = []
+
+    async def publish(batch_id: int, stored: Sequence[Stored]) -> None:
+        holder[0].published.append((batch_id, stored))
+
+    async def tell_marks(tenant_id: int, changed: Sequence[ChangedMark]) -> None:
+        holder[0].marks += changed
+
+    async def tell_account(account: int) -> None:
+        holder[0].told.append(account)
+
+    async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
+        holder[0].ended += devices
+
+    def contacts_changed(accounts: Iterable[int]) -> None:
+        holder[0].refreshed += accounts
+
+    parts = UnaryParts(
+        store=world.store,
+        resolver=resolver,
+        limits=Limits(max_group_members=5),
+        clock=SystemClock(),
+        new_ids=world.new_ids,
+        node_id=lambda: NODE,
+        tokens=PageTokens(b"k" * 32),
+        push=push_pb2_grpc.PushServiceStub(channel),
+        makes_unknown=False,
+        publish=publish,
+        tell_marks=tell_marks,
+        tell_account=tell_account,
+        contacts_changed=contacts_changed,
+        end_sessions=end_sessions,
+    )
+    holder.append(Api(world, parts, push))
+    return holder[0]
+
+
+def add_push(keeper: PushKeeper, server: grpc.aio.Server) -> None:
+    """Serve the three methods of the contract that chat_svc calls."""
+    kinds: dict[str, tuple[Any, Any]] = {
+        "PutToken": (push_pb2.PutTokenRequest, push_pb2.PutTokenResponse),
+        "DeleteTokens": (push_pb2.DeleteTokensRequest, push_pb2.DeleteTokensResponse),
+        "ListTokens": (push_pb2.ListTokensRequest, push_pb2.ListTokensResponse),
+    }
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            getattr(keeper, name), asked.FromString, answered.SerializeToString
+        )
+        for name, (asked, answered) in kinds.items()
+    }
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("chatmesh.mesh.v1.PushService", handlers),)
+    )

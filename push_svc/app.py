@@ -74,6 +74,7 @@ async def serve(lifecycle: Lifecycle, settings: PushSettings) -> None:
         fits = asyncio.Event()
         schema = lifecycle.readiness.require("schema push")
         lifecycle.background("schema", lambda: _check_schema(database, schema, fits))
+        lifecycle.background("chat nodes", chat.watch)
         lifecycle.background("intake", intake.run)
         lifecycle.background("recorder", recorder.run)
         lifecycle.background("pending", lambda: _when_set(fits, pending))
@@ -149,7 +150,7 @@ async def _open_chat(
 ) -> ChatNodes:
     """Without a chat node jobs are kept and go on being taken in: it is not critical."""
     up = lifecycle.readiness.require("chat nodes", critical=False)
-    up.down("not asked yet")
+    up.down("not connected yet")
     try:
         peer = Peer(settings.chat_target, settings, caller=SERVICE)
     except ValueError as error:

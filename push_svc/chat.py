@@ -30,8 +30,19 @@ class ChatNodes:
     """Any chat node, by its gRPC target."""
 
     def __init__(self, peer: Peer, up: Component) -> None:
+        self._channel = peer.channel
         self._stub: Any = node_pb2_grpc.ChatNodeServiceStub(peer.channel)
         self._up = up
+
+    async def watch(self) -> None:
+        """Keep the channel open and readiness true, for ever: jobs may be hours apart."""
+        while True:
+            state = self._channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
+                self._up.up()
+            elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                self._up.down("no chat node can be connected to")
+            await self._channel.wait_for_state_change(state)
 
     async def states(self, jobs: Sequence[Job]) -> list[State]:
         """The state of each job's device, in order. Raises ChatAway."""
@@ -45,13 +56,9 @@ class ChatNodes:
                 request, timeout=STATE_SECONDS
             )
         except grpc.aio.AioRpcError as error:
-            why = f"PushState: {error.code().name} {error.details()}"
-            self._up.down(why)
-            raise ChatAway(why) from None
+            raise ChatAway(f"PushState: {error.code().name} {error.details()}") from None
         if len(response.devices) != len(jobs):
-            self._up.down("PushState answered for another number of devices")
             raise ChatAway("PushState answered for another number of devices")
-        self._up.up()
         return [_state(device) for device in response.devices]
 
     async def tell_count(self, account_id: int, count: Callable[[], Awaitable[int]]) -> None:

@@ -26,9 +26,11 @@ from chat_svc.links import CALLER
 from chat_svc.node.begin import read_history, when_back
 from chat_svc.node.drain import Drain
 from chat_svc.node.node import ChatNode
+from chat_svc.node.partitions import KeyPartitions
 from chat_svc.node.unary import UnarySends
 from chat_svc.settings import ChatSettings
 from chat_svc.store.bundle import SERVICE
+from chat_svc.unary_services import add_unary_services, snapshots
 from chatmesh.mesh.v1 import callers_pb2, node_pb2, node_pb2_grpc
 from chatmesh.runtime import migrate
 from chatmesh.runtime.callers import allowed_callers
@@ -80,6 +82,7 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
 
         path.lease.on_lost = lease_lost
         public, mesh = _listeners(ground, path, node, servicer, verifier)
+        add_unary_services(public, ground, path, sides, node)
         ground.address.target = settings.target_at(await mesh.start())
         _run_links(lifecycle, path, sides)
         begun = lifecycle.readiness.require("node")
@@ -115,7 +118,11 @@ def _listeners(
     public.add(
         session_pb2_grpc.add_ChatServiceServicer_to_server,
         ChatServicer(
-            node, UnarySends(path.committer, ground.tracer), store.timeline, path.resolver
+            node,
+            UnarySends(path.committer, ground.tracer),
+            store.timeline,
+            path.resolver,
+            snapshots(ground),
         ),
     )
     mesh = mesh_server(settings, readiness, callers=_callers(), tracer=ground.tracer)
@@ -153,6 +160,8 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     lifecycle.background("push handovers", sides.push.run_handovers)
     lifecycle.background("push voids", sides.push.run_voids)
     lifecycle.background("farewell", sides.farewell.run)
+    partitions = KeyPartitions(ground.store.nodes.roll_key_partitions, ground.clock)
+    lifecycle.background("key partitions", partitions.run)
     lifecycle.background("reaper", sides.reaper.run)
     lifecycle.background("comparison", sides.comparison.run)
     lifecycle.background("neighbours", sides.neighbours.run)

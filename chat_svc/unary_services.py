@@ -8,6 +8,7 @@ from chat_svc.api.contacts import ContactApi
 from chat_svc.api.conversations import ConversationApi
 from chat_svc.api.devices import DeviceApi
 from chat_svc.api.parts import UnaryParts
+from chat_svc.api.snapshot import Snapshots
 from chat_svc.api.telling import Telling
 from chat_svc.assembly import Ground, Path, Sides
 from chat_svc.core.page_tokens import PageTokens
@@ -18,7 +19,12 @@ from chatmesh.v1 import contacts_pb2_grpc, conversations_pb2_grpc, devices_pb2_g
 from chatmesh.v1.session_pb2 import Closed
 
 
-def page_tokens(ground: Ground) -> PageTokens:
+def snapshots(ground: Ground) -> Snapshots:
+    """What ChatService needs for GetSnapshot."""
+    return Snapshots(ground.store, _page_tokens(ground))
+
+
+def _page_tokens(ground: Ground) -> PageTokens:
     """One key for all chat nodes."""
     return PageTokens(ground.settings.hint_digest_key)
 
@@ -44,7 +50,7 @@ def add_unary_services(
         clock=ground.clock,
         new_ids=path.ids.new_ids,
         node_id=lambda: ground.address.node_id,
-        tokens=page_tokens(ground),
+        tokens=_page_tokens(ground),
         push=ground.links.push_stub,
         makes_unknown=ground.settings.makes_unknown_recipients,
         publish=path.handover.publish,

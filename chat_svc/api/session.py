@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from chat_svc.api.callers import Caller, caller
+from chat_svc.api.snapshot import Snapshots
 from chat_svc.core.client_frames import check_send
 from chat_svc.core.extras import MAX_BIGINT
 from chat_svc.core.frames import piece
@@ -46,7 +47,9 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         sends: UnarySends,
         timeline: TimelineStore,
         resolver: Resolver,
+        snapshots: Snapshots,
     ) -> None:
+        self._snapshots = snapshots
         self._node = node
         self._sends = sends
         self._timeline = timeline
@@ -126,9 +129,11 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         parts += [_LIST_HEAD, varint(read.head_seq), _LIST_MIN, varint(read.min_seq)]
         return b"".join(parts)
 
-    async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: Any) -> Any:
+    async def GetSnapshot(
+        self, request: pb.GetSnapshotRequest, context: Any
+    ) -> pb.GetSnapshotResponse:
         """The state of all conversations as of one position."""
-        raise errors.UNIMPLEMENTED()
+        return await self._snapshots.page(await self._caller(context), request)
 
     async def _matches(self, account: int, seq: int, message_id: int) -> bool:
         return await self._timeline.cursor_matches(account, seq, message_id)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from chat_svc.core.unread import RULES
+from chat_svc.api.callers import Caller
+from chat_svc.api.snapshot import Snapshots
 from chat_svc.store.commit import EventFlag, EventKind
 from chatmesh.runtime.faults import Fault
 from chatmesh.v1 import conversations_pb2 as pb
+from chatmesh.v1.session_pb2 import GetSnapshotRequest
 from chatmesh.v1.types_pb2 import (
     MEMBER_ROLE_OWNER,
     MEMBERSHIP_CHANGE_ADDED,
@@ -351,5 +353,27 @@ async def test_what_is_not_offered_says_so(api: Api) -> None:
             await api.call(user, method, request)
 
 
-def test_the_table_of_unread_names_each_case_once() -> None:
-    assert len({rule.what for rule in RULES}) == len(RULES)
+async def test_a_snapshot_is_as_of_one_position(api: Api) -> None:
+    world = api.world
+    hub, *others = await world.users(6)
+    conversations = [await world.direct(hub, other) for other in others]
+    for conversation in conversations:
+        (last,) = await world.commit(world.row(hub, conversation))
+        await world.ask("SELECT pg_sleep(0.002)")
+    snapshots = Snapshots(world.store, api.parts.tokens)
+    who = Caller("default", world.name_of(hub), hub, "")
+    request = GetSnapshotRequest(page_size=2)
+    found: list[int] = []
+    while True:
+        page = await snapshots.page(who, request)
+        assert (page.as_of.timeline_seq, page.as_of.message_id) == (5, last.message_id)
+        found += [one.conversation_id for one in page.conversations]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+        await world.commit(world.row(hub, conversations[0]))
+    assert found == conversations[::-1]
+    # what was committed meanwhile follows the position
+    read = await world.store.timeline.read_entries(hub.id, 5, 10, 1 << 20)
+    assert [row.timeline_seq for row in read.rows] == [6, 7]
+    assert await world.store.timeline.cursor_matches(hub.id, 5, last.message_id)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.asyncio import RedisCluster
 from redis.exceptions import RedisError, ResponseError
 
-from chatmesh.runtime.redis import Client
+from chatmesh.runtime.redis import Client, burst
 
 GROUP: Final = "sync"
 CONSUMER: Final = "sync"
@@ -77,10 +77,16 @@ class Queue:
             except ResponseError as error:
                 return [error]
             return [None]
-        pipeline = self._client.pipeline(transaction=False)
-        for key, batch in entries:
-            pipeline.xadd(key, {FIELD: batch}, maxlen=self._max_entries, approximate=True)
-        answers = await pipeline.execute(raise_on_error=False)
+        if not self._is_cluster:
+            limit = ("MAXLEN", "~", self._max_entries)
+            answers = await burst(
+                self._client, [("XADD", key, *limit, "*", FIELD, batch) for key, batch in entries]
+            )
+        else:
+            pipeline = self._client.pipeline(transaction=False)
+            for key, batch in entries:
+                pipeline.xadd(key, {FIELD: batch}, maxlen=self._max_entries, approximate=True)
+            answers = await pipeline.execute(raise_on_error=False)
         return [answer if isinstance(answer, Exception) else None for answer in answers]
 
     async def make_groups(self, keys: Sequence[str]) -> None:
@@ -123,15 +129,14 @@ class Queue:
         return [await self._look_at(key) for key in self.keys]
 
     async def _look_at(self, key: str) -> StreamState:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.xinfo_groups(key)
-        pipeline.xlen(key)
-        groups, length = await pipeline.execute(raise_on_error=False)
-        group = None
-        if not isinstance(groups, Exception):
-            group = next((one for one in groups if one["name"] == GROUP.encode()), None)
-        if group is None or isinstance(length, Exception):
+        try:
+            groups = await self._client.xinfo_groups(key)
+        except ResponseError:
+            groups = []  # no such stream (any more)
+        group = next((one for one in groups if one["name"] == GROUP.encode()), None)
+        if group is None:
             return StreamState(key, 0, 0, 0)
+        length = await self._client.xlen(key)
         last = group["last-delivered-id"]
         if length > 1 and last != b"0-0":
             # all below the last one that was read; that one stays, or the lag could not be told

@@ -14,13 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.logs import logger
@@ -38,8 +46,55 @@ PROBE_UP_SECONDS: Final = 2.0
 PROBE_DOWN_SECONDS: Final = 0.3
 
 Client: TypeAlias = "Redis | RedisCluster"
+Argument: TypeAlias = str | bytes | int
 
 _log = logger(__name__)
+
+
+class _TasklessWrites(AbstractConnection):
+    """Bounds a write by a timeout without a task of its own.
+
+    The library uses asyncio.wait_for, which before Python 3.12 makes a task for each command (and
+    may swallow a cancellation).
+    """
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send. Raises redis' TimeoutError, and drops the connection, when it takes too long."""
+        seconds = self.socket_timeout
+        if seconds is None or not self.is_connected:
+            await super().send_packed_command(command, check_health)
+            return
+        self.socket_timeout = None  # one command at a time: nobody reads meanwhile
+        scope = asyncio.timeout(seconds)
+        try:
+            async with scope:
+                await super().send_packed_command(command, check_health)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = seconds
+
+
+class _TcpConnection(_TasklessWrites, Connection):
+    """redis://"""
+
+
+class _TlsConnection(_TasklessWrites, SSLConnection):
+    """rediss://"""
+
+
+class _UnixConnection(_TasklessWrites, UnixDomainSocketConnection):
+    """unix://"""
+
+
+_TASKLESS: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
+    Connection: _TcpConnection,
+    SSLConnection: _TlsConnection,
+    UnixDomainSocketConnection: _UnixConnection,
+}
 
 
 def client(
@@ -78,7 +133,38 @@ def _client(url: str, timeout_seconds: float) -> Client:
         return RedisCluster.from_url(plain, **options)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("not a Redis URL (redis://, rediss://, unix:// or redis+cluster://)")
-    return Redis.from_url(url, **options)
+    made = Redis.from_url(url, **options)
+    pool: Any = made.connection_pool
+    pool.connection_class = _TASKLESS[pool.connection_class]
+    return made
+
+
+async def burst(client: Redis, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    """Commands in one write, their answers in order; a refused one's answer is its ResponseError.
+
+    A command's name is its first argument, in upper case. The library's pipelines do the same with
+    a task or two more each. Raises RedisError, OSError when the outcome of all is unknown.
+    """
+    pool: Any = client.connection_pool
+    callbacks: Any = client.response_callbacks
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        answers: list[Any] = []
+        for command in commands:
+            try:
+                answer = await connection.read_response()
+            except ResponseError as error:
+                answers.append(error)
+                continue
+            shape = callbacks.get(command[0])
+            answers.append(answer if shape is None else shape(answer))
+        return answers
+    except BaseException:
+        await connection.disconnect(nowait=True)  # an answer may be on its way to the next caller
+        raise
+    finally:
+        await pool.release(connection)
 
 
 async def check(client: Client) -> None:

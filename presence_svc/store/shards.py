@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from chatmesh.runtime.redis import Client
+from chatmesh.runtime.redis import Client, burst
 
 Argument = str | bytes | int
 Command = tuple[Argument, ...]
@@ -98,11 +98,9 @@ class Shards:
         try:
             if len(commands) == 1:
                 return [await self._client.execute_command(*commands[0])]
-            pipeline = (
-                self._client.pipeline()
-                if self.is_cluster
-                else self._client.pipeline(transaction=False)
-            )
+            if not self.is_cluster:
+                return await burst(self._client, commands)
+            pipeline = self._client.pipeline()
             for command in commands:
                 pipeline.execute_command(*command)
             answers: list[Any] = await pipeline.execute(raise_on_error=False)

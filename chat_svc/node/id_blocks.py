@@ -74,7 +74,7 @@ class IdBlocks:
     async def take(self, count: int) -> list[int]:
         """That many ids; waits for the sequencer as long as it takes."""
         while (ids := self.take_now(count)) is None:
-            await self._fetch(max(BLOCK_IDS, count))
+            await self._fetch(count)
         return ids
 
     async def new_ids(self, count: int) -> list[int]:
@@ -93,14 +93,15 @@ class IdBlocks:
             await self._refill.wait()
             self._refill.clear()
             if self._count < LOW_WATER_IDS:
-                await self._fetch(BLOCK_IDS)
+                await self._fetch(LOW_WATER_IDS)
 
-    async def _fetch(self, count: int) -> None:
+    async def _fetch(self, needed: int) -> None:
+        """Have at least so many, by one request for a block (or for more, if more are needed)."""
         async with self._fetching:
-            if self._count >= count and self._clock.monotonic() <= self._best_before:
+            if self._count >= needed and self._clock.monotonic() <= self._best_before:
                 return  # somebody else's fetch brought enough
             try:
-                response = await self._request(count)
+                response = await self._request(max(BLOCK_IDS, needed))
             except Fault as fault:
                 if _budget.take():
                     _log.warning("no ids yet", fault=str(fault))

@@ -1,0 +1,114 @@
+"""Rows wait to be settled, ride along, and are sent again; a lag never becomes a storm."""
+
+import pytest
+
+from chat_svc.node.outbox import MAX_BYTES_IN_FLIGHT, RESEND_MARGIN_MS
+from chat_svc.store.outbox import OutboxRow
+from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest, EnqueueResponse, QueueLag
+from tests.chat_node import parts
+from tests.chat_node.parts import ScriptedRows, StepClock
+
+
+def row(batch_id: int, attempt: int = 1) -> OutboxRow:
+    return OutboxRow(batch_id, [2, 3], [5, 6], [50, 60], [True, False], attempt, 0)
+
+
+async def test_accepted_frames_are_not_sent_again_but_rows_wait_for_done() -> None:
+    outbox = parts.outbox()
+    outbox.enqueue(1, b"one")
+    outbox.enqueue(2, b"two")
+    outbox._on_answer(EnqueueResponse(accepted_batch_ids=[1]))
+    assert [number for number, _ in outbox.stream.take_back()] == [2]
+    assert outbox.unsettled == 2
+    outbox.on_done([1])
+    assert (outbox.unsettled, outbox.take_done(), outbox.take_done()) == (1, [1], [])
+
+
+async def test_done_rows_that_no_commit_took_are_deleted_alone() -> None:
+    rows, clock = ScriptedRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.enqueue(1, b"x")
+    outbox.on_done([1])
+    loop = await parts.running(outbox.flush_done)
+    await parts.until(lambda: rows.deleted == [1])
+    await parts.stop(loop)
+
+
+async def test_what_a_failed_call_took_comes_back() -> None:
+    outbox = parts.outbox()
+    outbox.enqueue(1, b"x")
+    outbox.on_done([1])
+    outbox.give_back(outbox.take_done())
+    assert outbox.take_done() == [1]
+
+
+async def test_old_rows_are_read_and_sent_again_without_their_entries() -> None:
+    rows, clock = ScriptedRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.stream._call = object()  # type: ignore[assignment] # the stream is open
+    outbox.enqueue(1, b"x")
+    rows.due = [[row(1)]]
+    loop = await parts.running(outbox.resend)
+    await parts.until(lambda: rows.asked)
+    await parts.stop(loop)
+    assert clock.now - 1_000 >= RESEND_MARGIN_MS / 1_000
+    ((number, frame),) = outbox.stream.take_back()
+    (batch,) = EnqueueRequest.FromString(frame).batches
+    assert (number, batch.batch_id, batch.attempt, batch.node_id) == (1, 1, 1, 7)
+    assert [(h.account_id, h.timeline_seq, h.message_id, h.pushable) for h in batch.hints] == [
+        (2, 5, 50, True),
+        (3, 6, 60, False),
+    ]
+    assert not any(hint.entry for hint in batch.hints)
+
+
+async def test_nothing_younger_than_the_queues_lag_is_sent_again() -> None:
+    rows, clock = ScriptedRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.stream._call = object()  # type: ignore[assignment] # the stream is open
+    outbox._on_answer(EnqueueResponse(lag=[QueueLag(lag_ms=20_000)]))
+    outbox.enqueue(1, b"x")
+    loop = await parts.running(outbox.resend)
+    await parts.until(lambda: rows.asked)
+    await parts.stop(loop)
+    assert clock.now - 1_000 >= 23
+    assert set(rows.asked) == {23_000}
+
+
+async def test_rows_of_an_unknown_outcome_are_looked_for() -> None:
+    rows, clock = ScriptedRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.stream._call = object()  # type: ignore[assignment] # the stream is open
+    outbox.may_have_rows()
+    rows.due = [[], [], [row(9)]]
+    loop = await parts.running(outbox.resend)
+    await parts.until(lambda: outbox.unsettled == 1)
+    await parts.stop(loop)
+
+
+async def test_nothing_is_resent_while_the_stream_is_away() -> None:
+    rows, clock = ScriptedRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.enqueue(1, b"x")
+    loop = await parts.running(outbox.resend)
+    await parts.until(lambda: clock.now > 1_100)
+    await parts.stop(loop)
+    assert rows.asked == []
+
+
+async def test_memory_is_bounded_while_the_stream_is_away() -> None:
+    outbox = parts.outbox(max_rows=10_000)
+    frame = b"x" * (1 << 20)
+    for number in range(100):
+        outbox.enqueue(number, frame)
+    kept = sum(len(kept) for _, kept in outbox.stream.take_back())
+    assert kept <= MAX_BYTES_IN_FLIGHT
+    assert outbox.unsettled == 100, "the rows are in PostgreSQL and are sent from there"
+
+
+@pytest.mark.parametrize(("rows", "full"), [(1, False), (2, True), (3, True)])
+async def test_too_many_unsettled_rows_make_it_full(rows: int, full: bool) -> None:
+    outbox = parts.outbox(max_rows=2)
+    for number in range(rows):
+        outbox.enqueue(number, b"")
+    assert outbox.is_full is full

@@ -225,8 +225,8 @@ class Composition:
         return Part(
             name=name,
             command=lambda: command,
-            is_ready=lambda: services.is_ready(ports.metrics),
-            what_is_missing=lambda: services.what_is_missing(ports.metrics),
+            is_ready=lambda: services.is_ready(ports),
+            what_is_missing=lambda: services.what_is_missing(ports),
             stage=services.SERVICES[module].stage,
             grace_seconds=services.STOP_GRACE_SECONDS + 5,
         )

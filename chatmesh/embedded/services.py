@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chatmesh.embedded import certificates
 from chatmesh.embedded.children import Command
-from chatmesh.embedded.ports import HOST, PortPlan, ServerPorts
+from chatmesh.embedded.ports import HOST, PortPlan, ServerPorts, is_free
 
 STOP_GRACE_SECONDS = 10
 """How long a server may drain when the whole mesh stops; nobody is left to go to."""
@@ -92,27 +92,26 @@ def command_of(
     )
 
 
-def is_ready(metrics_port: int) -> bool:
-    """Whether a server says on /readyz that it serves."""
-    connection = http.client.HTTPConnection(HOST, metrics_port, timeout=READY_TIMEOUT_SECONDS)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def is_ready(ports: ServerPorts) -> bool:
+    """Whether a server says on /readyz that it serves, and listens on all its ports."""
+    return _readyz(ports)[0] == 200 and not any(is_free(port) for _, port in ports.listed())
 
 
-def what_is_missing(metrics_port: int) -> str:
+def what_is_missing(ports: ServerPorts) -> str:
     """What a server that does not serve says it waits for; empty when it does not answer."""
-    connection = http.client.HTTPConnection(HOST, metrics_port, timeout=READY_TIMEOUT_SECONDS)
+    status, text = _readyz(ports)
+    return "" if status in (0, 200) else text
+
+
+def _readyz(ports: ServerPorts) -> tuple[int, str]:
+    """Status and text; status 0 when nobody answers."""
+    connection = http.client.HTTPConnection(HOST, ports.metrics, timeout=READY_TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")
         answer = connection.getresponse()
-        return "" if answer.status == 200 else answer.read(2048).decode(errors="replace").strip()
+        return answer.status, answer.read(2048).decode(errors="replace").strip()
     except (OSError, http.client.HTTPException):
-        return ""
+        return 0, ""
     finally:
         connection.close()
 

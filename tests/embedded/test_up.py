@@ -36,7 +36,10 @@ def up(data: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.terminate()
-            process.communicate()
+            _, err = process.communicate()
+            print(err)  # what it said, beside a failure
+            for log in sorted((data / "logs").glob("*.log")):
+                print(f"-- {log.name}", *log.read_text().splitlines()[-5:], sep="\n")
 
 
 def ready(process: "subprocess.Popen[str]") -> dict[str, Any]:

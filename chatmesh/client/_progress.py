@@ -1,9 +1,11 @@
 """Where one device stands in its account's timeline. Pure.
 
-Four positions, never out of order:  acked ≤ stored ≤ handed ≤ received.
+Positions:  acked ≤ stored ≤ received,  acked ≤ seen ≤ received.
 - received: highest entry taken from the server, contiguous;
 - stored: highest that the application stored *and* the device's store remembers as its cursor;
-- acked: highest told to the server in this session.
+- seen: highest that the server wrote in *this* session; after a resume it writes again what was
+  received before, and may be acked no further than it wrote (ACK_BEYOND_SENT);
+- acked: highest told to the server in this session, never above stored and seen.
 Entries between stored and received are held by their ids only, to notice a rewound history.
 """
 
@@ -39,6 +41,7 @@ class Progress:
     def __init__(self, cursor: Cursor | None) -> None:
         self.stored = cursor
         self.received = cursor.timeline_seq if cursor else 0
+        self.seen = 0
         self.acked = 0
         self.epoch = 0
         """Rises with each snapshot: acks of entries from before are void."""
@@ -69,7 +72,7 @@ class Progress:
                 f"this device has seen position {self.received}, the server's head is {head} "
                 f"and it starts after {start}"
             )
-        self.acked = start
+        self.acked = self.seen = start
         return begins
 
     def receive(self, entries: Iterable[EntryMessage]) -> list[EntryMessage]:
@@ -81,6 +84,7 @@ class Progress:
         fresh: list[EntryMessage] = []
         for entry in entries:
             seq, message_id = entry.timeline_seq, entry.event.message_id
+            self.seen = max(self.seen, min(seq, self.received + 1))
             if seq <= self.received:
                 self._compare(seq, message_id)
             elif seq == self.received + 1:
@@ -112,9 +116,14 @@ class Progress:
             self._held.popleft()
 
     @property
+    def ackable(self) -> int:
+        """The highest position that may be acked in this session."""
+        return 0 if self.stored is None else min(self.stored.timeline_seq, self.seen)
+
+    @property
     def to_ack(self) -> int:
-        """How many positions are stored and not acked in this session."""
-        return 0 if self.stored is None else max(0, self.stored.timeline_seq - self.acked)
+        """How many positions may be acked and are not."""
+        return max(0, self.ackable - self.acked)
 
     def void(self) -> None:
         """A snapshot is needed: what the application holds of this epoch counts no more."""
@@ -123,5 +132,6 @@ class Progress:
 
     def reset(self, as_of: Cursor) -> None:
         """A snapshot replaces everything up to its position."""
-        self.stored, self.received, self.acked = as_of, as_of.timeline_seq, 0
+        self.stored, self.received = as_of, as_of.timeline_seq
+        self.seen = self.acked = 0
         self._held.clear()

@@ -217,11 +217,10 @@ class Session:
 
     def _ack(self, now: float, leaving: bool) -> pb.ClientFrame | None:
         due = self._ack_due()
-        stored = self.progress.stored
-        if stored is None or due == float("inf") or (now < due and not leaving):
+        if due == float("inf") or (now < due and not leaving):
             return None
         self._acked_at = now
-        self.progress.acked = stored.timeline_seq
+        self.progress.acked = self.progress.ackable
         return pb.ClientFrame(ack=pb.Ack(up_to_timeline_seq=self.progress.acked))
 
     def _send(self, now: float) -> pb.ClientFrame | None:

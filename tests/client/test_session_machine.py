@@ -31,6 +31,9 @@ from chatmesh.v1 import session_pb2 as pb
 from chatmesh.v1.types_pb2 import Content, OutgoingMessage, TextContent
 from tests.client.server_model import LIMITS, Node, Stream
 
+TURNS = st.lists(st.integers(0, (1 << 16) - 1), max_size=6)
+"""How often everything moves on after a step: rules alone seldom line up to a conversation."""
+
 
 class Walk(RuleBasedStateMachine):
     """One device and its node."""
@@ -49,12 +52,14 @@ class Walk(RuleBasedStateMachine):
         self.base = 0  # position of the last snapshot, or where the device began
         self.taken: list[tuple[int, int]] = []  # entries the application was given since then
         self.stored = 0
+        self.old_acks: list[tuple[Cursor, int]] = []  # of entries that a snapshot made void
+        self.uplink: list[pb.ClientFrame] = []  # written, not yet at the server
         self.was_overloaded = False
 
     # -- the application ---------------------------------------------------------------------------
 
-    @rule(count=st.integers(1, 7), bad=st.booleans(), together=st.booleans())
-    def send(self, count: int, bad: bool, together: bool) -> None:
+    @rule(count=st.integers(1, 7), bad=st.booleans(), together=st.booleans(), turns=TURNS)
+    def send(self, count: int, bad: bool, together: bool, turns: list[int]) -> None:
         group = len(self.offered) + 1 if together and count <= LIMITS.max_send_batch else 0
         messages = []
         for number in range(count):
@@ -67,12 +72,20 @@ class Walk(RuleBasedStateMachine):
             if bad and number == count // 2:
                 self.refuse.add(key)
         self.session.offer(messages)
+        self.goes_on(turns)
 
-    @rule(count=st.integers(1, 20))
-    def store(self, count: int) -> None:
+    @rule(count=st.integers(1, 20), turns=TURNS)
+    def store(self, count: int, turns: list[int]) -> None:
         for seq, message_id in self.taken[self.stored : self.stored + count]:
             self.session.stored(Cursor(seq, message_id), self.session.progress.epoch)
             self.stored += 1
+        self.goes_on(turns)
+
+    @precondition(lambda self: bool(self.old_acks))
+    @rule()
+    def store_something_void(self) -> None:
+        """The application was busy with an entry while the snapshot was taken."""
+        self.session.stored(*self.old_acks.pop())
 
     @rule(number=st.integers(1, 50))
     def mark(self, number: int) -> None:
@@ -80,14 +93,33 @@ class Walk(RuleBasedStateMachine):
 
     # -- the world ---------------------------------------------------------------------------------
 
-    @rule(count=st.integers(1, 10))
-    def others_write(self, count: int) -> None:
+    @rule(count=st.integers(1, 10), turns=TURNS)
+    def others_write(self, count: int, turns: list[int]) -> None:
         for _ in range(count):
             self.node.append()
+        self.goes_on(turns)
 
-    @rule(seconds=st.floats(0.001, 8.0))
-    def time_passes(self, seconds: float) -> None:
+    @rule(seconds=st.floats(0.001, 8.0), turns=TURNS)
+    def time_passes(self, seconds: float, turns: list[int]) -> None:
         self.now += seconds
+        self.goes_on(turns)
+
+    @rule(turns=TURNS)
+    def goes_on(self, turns: list[int]) -> None:
+        """What mostly happens: everything moves a little, each part by another amount, and now
+        and then the stream is lost in the middle of it."""
+        for turn in turns:
+            if isinstance(self.next, TakeSnapshot):
+                self.take_snapshot()
+            if isinstance(self.next, Reconnect):
+                self.connect()
+            parts = (self.pump, self.server_reads, self.server_writes, self.read)
+            for number, part in enumerate(parts):
+                if self.stream is not None:
+                    part(turn >> 3 * number & 7)
+                if turn >> 12 == 8 + number and self.stream is not None:
+                    self.cut()
+            self.now += 0.03
 
     @precondition(lambda self: self.stream is None and isinstance(self.next, Reconnect))
     @rule()
@@ -103,7 +135,7 @@ class Walk(RuleBasedStateMachine):
     def take_snapshot(self) -> None:
         head = len(self.node.timeline)
         last = self.node.timeline[-1].message_id if head else 0
-        self.base, self.taken, self.stored = head, [], 0
+        self.base = head
         self.next = self.session.snapshot_taken(Cursor(head, last))
 
     @precondition(lambda self: self.stream is not None)
@@ -115,9 +147,11 @@ class Walk(RuleBasedStateMachine):
                 return
             match self.session.step(self.now):
                 case Write(frame):
-                    if not self.stream.closed:
-                        self.stream.take(frame, frozenset(self.refuse), frozenset(self.later))
+                    if frame.WhichOneof("kind") == "ack":
+                        assert frame.ack.up_to_timeline_seq <= self.base + self.stored
+                    self.uplink.append(frame)
                 case HalfClose():
+                    self.server_reads(len(self.uplink))
                     self.stream.half_closed = True
                     self.stream.close(pb.Closed.REASON_CLIENT_DONE, pb.Closed.RECONNECT_NOW)
                 case Cut(why):
@@ -125,6 +159,15 @@ class Walk(RuleBasedStateMachine):
                 case Wait(until):
                     assert until > self.now
                     return
+
+    @precondition(lambda self: self.stream is not None)
+    @rule(most=st.integers(1, 40))
+    def server_reads(self, most: int) -> None:
+        assert self.stream is not None
+        for _ in range(min(most, len(self.uplink))):
+            frame = self.uplink.pop(0)
+            if not self.stream.closed:
+                self.stream.take(frame, frozenset(self.refuse), frozenset(self.later))
 
     @precondition(lambda self: self.stream is not None)
     @rule(most=st.integers(1, 10))
@@ -192,8 +235,11 @@ class Walk(RuleBasedStateMachine):
 
     def _lost(self, error: errors.ChatmeshError | None) -> None:
         self.stream = None
+        self.uplink.clear()
+        epoch = self.session.progress.epoch
         self.next = self.session.lost(error, self.now)
         if isinstance(self.next, TakeSnapshot):
+            self.old_acks += [(Cursor(*place), epoch) for place in self.taken[self.stored :]]
             self.taken, self.stored = [], 0
         assert not isinstance(self.next, Ended)
 
@@ -230,9 +276,10 @@ class Walk(RuleBasedStateMachine):
                 self.take_snapshot()
             self.pump(40)
             if self.stream is not None:
+                self.server_reads(40)
                 self.server_writes(40)
             self.read(40)
-            self.store(40)
+            self.store(40, [])
             self.now += 0.05
         assert self._is_converged()
         for key, problem in self.answers.items():

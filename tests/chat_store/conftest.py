@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -40,7 +41,7 @@ class Server:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """PostgreSQL with a migrated template database."""
-    root = Path(tempfile.mkdtemp(prefix="cm-", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="cms-", dir="/tmp"))
     folder = DataFolder(root / "data")
     folder.make()
     sockets = root / "s"
@@ -75,19 +76,19 @@ def server() -> Iterator[Server]:
         migrate.apply(made.url_of(TEMPLATE), SERVICE, "pre")
         yield made
     finally:
-        process.terminate()  # SIGTERM waits for sessions to end; they are gone by now
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.send_signal(signal.SIGQUIT)  # at once: nobody needs its data any more
+        process.wait()
         shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
 async def world(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Stores on a fresh database of this module."""
-    name = request.module.__name__.rpartition(".")[2]
+    async for world in _world(server, request.module.__name__.rpartition(".")[2]):
+        yield world
+
+
+async def _world(server: Server, name: str) -> AsyncIterator[World]:
     with psycopg.connect(server.owner_url, autocommit=True) as connection:
         connection.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
@@ -113,3 +114,10 @@ async def api(world: World) -> AsyncIterator[Api]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield build(world, keeper, channel)
     await server.stop(None)
+
+
+@pytest.fixture(scope="module")
+async def spoiled(server: Server) -> AsyncIterator[World]:
+    """A second database, whose functions a test may break."""
+    async for world in _world(server, "spoiled"):
+        yield world

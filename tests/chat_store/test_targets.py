@@ -6,31 +6,29 @@ import pytest
 
 from chat_svc.store.accounts import AccountRow
 from chat_svc.store.commit import CommitRow, CommitStatus, EventKind
-from chatmesh.v1.types_pb2 import Content, DeleteContent, EditContent, Event, TextContent
-from tests.chat_store.world import World, text_body
+from chatmesh.v1.types_pb2 import Content, Event, TextContent
+from tests.chat_store.world import World, delete_body, edit_body, text_body
 
 
 def edit(world: World, sender: AccountRow, conversation: int, target: int, text: str) -> CommitRow:
-    content = Content(edit=EditContent(target_conversation_seq=target, text=TextContent(body=text)))
     return world.row(
         sender,
         conversation,
         kind=EventKind.EDIT,
         flags=0,
         target_seq=target,
-        body=Event(content=content).SerializeToString(),
+        body=edit_body(target, text),
     )
 
 
 def delete(world: World, sender: AccountRow, conversation: int, target: int) -> CommitRow:
-    content = Content(delete=DeleteContent(target_conversation_seq=target))
     return world.row(
         sender,
         conversation,
         kind=EventKind.DELETE,
         flags=0,
         target_seq=target,
-        body=Event(content=content).SerializeToString(),
+        body=delete_body(target),
     )
 
 

@@ -18,7 +18,7 @@ from chat_svc.store.commit import CommitOutcome, CommitRow, CommitStore, EventFl
 from chat_svc.store.govern import Properties
 from chat_svc.store.governed import Governed, Request
 from chatmesh.runtime.postgres import Lane
-from chatmesh.v1.types_pb2 import Content, Event, TextContent
+from chatmesh.v1.types_pb2 import Content, DeleteContent, EditContent, Event, TextContent
 
 MESSAGE = int(EventFlag.VISIBLE | EventFlag.NOTIFIES)
 NODE = 1
@@ -36,6 +36,18 @@ def uuid7(at_ms: int | None = None) -> bytes:
 def text_body(text: str) -> bytes:
     """What is stored of a text message."""
     return Event(content=Content(text=TextContent(body=text))).SerializeToString()
+
+
+def edit_body(target: int, text: str) -> bytes:
+    """What is stored of an edit."""
+    edit = EditContent(target_conversation_seq=target, text=TextContent(body=text))
+    return Event(content=Content(edit=edit)).SerializeToString()
+
+
+def delete_body(target: int) -> bytes:
+    """What is stored of a deletion."""
+    content = Content(delete=DeleteContent(target_conversation_seq=target))
+    return Event(content=content).SerializeToString()
 
 
 class World:

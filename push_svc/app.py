@@ -22,11 +22,9 @@ from chatmesh.runtime.server import GrpcServer, mesh_server
 from chatmesh.runtime.trace import Tracer, telemetry
 from push_svc import measures
 from push_svc.chat import ChatNodes
-from push_svc.decide import Provider
 from push_svc.intake import Intake
+from push_svc.offers import offered
 from push_svc.pending import Parts, Pending
-from push_svc.providers import Provider as ProviderPort
-from push_svc.providers.log import LogProvider
 from push_svc.recorder import Recorder
 from push_svc.senders import Senders
 from push_svc.servicer import PushServicer
@@ -60,6 +58,7 @@ async def serve(lifecycle: Lifecycle, settings: PushSettings) -> None:
         )
         chat = await _open_chat(stack, lifecycle, settings)
         providers = offered(settings)
+        _log.info("push providers", offered=sorted(one.name for one in providers.values()))
         clock = SystemClock()
         senders = Senders(providers, clock, timeout_seconds=settings.push_send_seconds)
         stack.push_async_callback(senders.close)
@@ -82,42 +81,6 @@ async def serve(lifecycle: Lifecycle, settings: PushSettings) -> None:
         server = _server(lifecycle, settings, servicer, tracer)
         await server.start()
         await lifecycle.run((server,), drains=(servicer.streams.leave,))
-
-
-def offered(settings: PushSettings) -> dict[int, ProviderPort]:
-    """The providers of a deployment, by their number in the contract.
-
-    Raises StartupError when one that is named cannot be offered.
-    """
-    available: dict[str, tuple[Provider, ProviderPort]] = {}
-    if settings.push_webhook_secrets:
-        available["webhook"] = (Provider.WEBHOOK, _webhook(settings))
-    named = settings.push_providers
-    if settings.embedded or (named is not None and "log" in named):
-        available["log"] = (Provider.LOG, LogProvider())
-    missing = [name for name in named or () if name not in available]
-    if missing:
-        raise StartupError(
-            f"CHATMESH_PUSH_PROVIDERS names {', '.join(missing)}, which is not configured "
-            "(webhook needs CHATMESH_PUSH_WEBHOOK_SECRETS)"
-        )
-    chosen = available if named is None else {name: available[name] for name in named}
-    _log.info("push providers", offered=sorted(chosen))
-    return {int(number): provider for number, provider in chosen.values()}
-
-
-def _webhook(settings: PushSettings) -> ProviderPort:
-    try:
-        from push_svc.providers.egress import Egress
-        from push_svc.providers.webhook import WebhookProvider
-    except ImportError:
-        raise StartupError("webhooks need the extra `push`: pip install 'chatmesh[push]'") from None
-    return WebhookProvider(
-        [secret.get_secret_value() for secret in settings.push_webhook_secrets],
-        Egress(settings.push_webhook_hosts, settings.push_webhook_networks),
-        timeout_seconds=settings.push_send_seconds,
-        ca=settings.push_webhook_ca,
-    )
 
 
 async def _open_stores(

@@ -43,6 +43,8 @@ class Binding:
     """Newest position that a visible notification has told of; 0 = none."""
     badge: int
     """Badge told last; -1 = none yet."""
+    bound_at_ms: int
+    """When the token was registered last: Unix ms."""
 
 
 @dataclass(frozen=True, slots=True)

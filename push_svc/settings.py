@@ -2,15 +2,24 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from chatmesh.runtime.settings import ServerSettings, check_readable
 from push_svc.decide import Privacy, Provider
 
-ProviderName = Literal["log", "webhook"]
+ProviderName = Literal["log", "webhook", "web_push", "apns", "fcm"]
 PrivacyName = Literal["id", "sender", "full"]
+
+
+def _https(url: str) -> str:
+    if not url.startswith("https://"):
+        raise ValueError("must be an https:// URL")
+    return url
+
+
+HttpsUrl = Annotated[str, AfterValidator(_https)]
 
 PRIVACY: Final = {"id": Privacy.ID_ONLY, "sender": Privacy.SENDER, "full": Privacy.FULL}
 MIN_SECRET_BYTES: Final = 32
@@ -69,10 +78,34 @@ class PushSettings(ServerSettings):
     push_webhook_networks: tuple[str, ...] = ()
     """JSON list of private networks (CIDR) that webhooks may go to all the same."""
 
-    push_webhook_ca: Path | None = None
-    """PEM file of an authority to trust for webhooks besides the public ones."""
+    push_vapid_key: SecretStr | None = None
+    """Private key of Web Push (VAPID): PEM, or 32 bytes in base64url. None: no Web Push."""
 
-    @field_validator("push_webhook_ca")
+    push_vapid_subject: str = ""
+    """mailto: or https: URL where push services reach you; needed for Web Push."""
+
+    push_apns_key: SecretStr | None = None
+    """Text of the .p8 file of an APNs authentication key. None: no APNs."""
+
+    push_apns_key_id: str = ""
+    """Key ID of that key, 10 characters."""
+
+    push_apns_team_id: str = ""
+    """Team ID of the developer account, 10 characters."""
+
+    push_apns_url: HttpsUrl = "https://api.push.apple.com"
+    """https://api.sandbox.push.apple.com for development builds."""
+
+    push_fcm_account: SecretStr | None = None
+    """JSON of a Firebase service account's key. None: no FCM."""
+
+    push_fcm_url: HttpsUrl = "https://fcm.googleapis.com"
+    """Where FCM's HTTP v1 API is."""
+
+    push_extra_ca: Path | None = None
+    """PEM file of an authority to trust besides the public ones when calling providers."""
+
+    @field_validator("push_extra_ca")
     @classmethod
     def _ca_readable(cls, path: Path | None) -> Path | None:
         return check_readable(path)
@@ -92,6 +125,21 @@ class PushSettings(ServerSettings):
         if any(len(value.get_secret_value().encode()) < MIN_SECRET_BYTES for value in values):
             raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes")
         return values
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.push_vapid_key is not None and not self.push_vapid_subject.startswith(
+            ("mailto:", "https:")
+        ):
+            raise ValueError(
+                "CHATMESH_PUSH_VAPID_SUBJECT must be a mailto: or https: URL: push services write "
+                "there when something is wrong"
+            )
+        if self.push_apns_key is not None and not (
+            self.push_apns_key_id and self.push_apns_team_id
+        ):
+            raise ValueError("CHATMESH_PUSH_APNS_KEY needs CHATMESH_PUSH_APNS_KEY_ID and _TEAM_ID")
+        return self
 
     @model_validator(mode="after")
     def _claims(self) -> Self:

@@ -153,7 +153,8 @@ FROM due JOIN push.push_token t USING (account_id, device_id)
 WHERE j.account_id = due.account_id AND j.device_id = due.device_id
 RETURNING j.account_id, j.device_id, j.timeline_seq, j.dismiss_seq, j.message_id, j.trace,
   extract(epoch FROM now() - j.created_at)::float8, j.attempt, j.claim,
-  t.provider, t.token, t.token_key, t.app, t.locale, t.privacy, t.pushed_seq, t.badge
+  t.provider, t.token, t.token_key, t.app, t.locale, t.privacy, t.pushed_seq, t.badge,
+  (extract(epoch FROM t.bound_at) * 1000)::bigint
 """
 
 _NEXT_DUE: Final[LiteralString] = """
@@ -317,8 +318,8 @@ def _voided(result: Result) -> int:
 
 
 def _job(row: tuple[Any, ...]) -> Job:
-    provider, token, token_key, app, locale, privacy, pushed_seq, badge = row[9:]
-    binding = Binding(provider, token, token_key, app, locale, Privacy(privacy), pushed_seq, badge)
+    provider, token, token_key, app, locale, privacy, *told = row[9:]
+    binding = Binding(provider, token, token_key, app, locale, Privacy(privacy), *told)
     return Job(*(*row[:9], binding))
 
 

@@ -31,6 +31,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: bytes
+    http_version: str
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class BackEnd:
     requests: list[Request] = field(default_factory=list)
     answers: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """Status and headers of the next requests; then 200. HANG is answered with silence."""
+    judge: Callable[[Request], tuple[int, bytes]] | None = None
+    """Answers when nothing is told: a provider's own checks."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def url(self, path: str = "/hook") -> str:
@@ -71,15 +74,20 @@ class BackEnd:
             if not message.get("more_body"):
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        self.requests.append(Request(scope["path"], headers, body))
-        status, extra = self.answers.pop(0) if self.answers else (200, {})
+        request = Request(scope["path"], headers, body, scope["http_version"])
+        self.requests.append(request)
+        status, extra, answer = 200, dict[str, str](), b"ok"
+        if self.answers:
+            status, extra = self.answers.pop(0)
+        elif self.judge is not None:
+            status, answer = self.judge(request)
         self.arrived.set()
         if status == HANG:
             await receive()  # until the client has gone
             return
         fields = [(name.encode(), value.encode()) for name, value in extra.items()]
         await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.body", "body": answer})
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ def binding(**fields: Any) -> Binding:
         "privacy": Privacy.DEFAULT,
         "pushed_seq": 0,
         "badge": -1,
+        "bound_at_ms": 1_764_000_000_000,
         **fields,
     }
     return Binding(**wanted)

@@ -62,7 +62,7 @@ def hooked(back_end: BackEnd, **settings: str) -> dict[str, str]:
     return {
         "push_webhook_secrets": json.dumps([SECRET]),
         "push_webhook_networks": json.dumps(["127.0.0.0/8"]),
-        "push_webhook_ca": str(back_end.ca),
+        "push_extra_ca": str(back_end.ca),
         **settings,
     }
 
@@ -428,4 +428,10 @@ async def test_bad_settings_are_told(start: Start) -> None:
     assert "CHATMESH_PUSH_WEBHOOK_NETWORKS" in log
     unconfigured = start(push_providers='["webhook"]')
     assert await unconfigured.wait_end() == 1
-    assert "CHATMESH_PUSH_WEBHOOK_SECRETS" in unconfigured.log()
+    assert "webhook, which is not configured" in unconfigured.log()
+    keys = start(push_vapid_key="?", push_vapid_subject="mailto:ops@example.com")
+    assert await keys.wait_end() == 1
+    assert "CHATMESH_PUSH_VAPID_KEY" in keys.log()
+    halves = start(push_vapid_key="?", push_apns_key="?", push_apns_url="http://plain")
+    assert await halves.wait_end() == 2
+    assert "CHATMESH_PUSH_APNS_URL" in halves.log()

@@ -16,10 +16,11 @@ import pytest
 from push_svc.decide import Provider
 from push_svc.providers import BadToken, Gone, Outcome, Refused, Retry, Sent
 from push_svc.providers.egress import MAX_URL_BYTES, Egress, Unresolvable, embedded_v4
+from push_svc.providers.http import NamedHosts
+from push_svc.providers.retry_after import seconds_of
 from push_svc.providers.webhook import (
     WebhookProvider,
     judge,
-    seconds_of,
     secret_bytes,
     signature,
 )
@@ -41,7 +42,7 @@ async def back_end(tmp_path: Path) -> AsyncIterator[BackEnd]:
 
 @pytest.fixture
 async def provider(back_end: BackEnd) -> AsyncIterator[WebhookProvider]:
-    made = WebhookProvider([NEW, OLD], LOCAL, timeout_seconds=1, ca=back_end.ca)
+    made = WebhookProvider([NEW, OLD], NamedHosts(LOCAL, timeout_seconds=1, ca=back_end.ca))
     yield made
     await made.close()
 
@@ -127,7 +128,7 @@ async def test_no_answer_is_tried_again(provider: WebhookProvider, back_end: Bac
 async def test_a_certificate_of_somebody_else_is_not_believed(
     provider: WebhookProvider, back_end: BackEnd
 ) -> None:
-    stranger = WebhookProvider([OLD], LOCAL, timeout_seconds=5)
+    stranger = WebhookProvider([OLD], NamedHosts(LOCAL, timeout_seconds=5))
     assert isinstance(await send(stranger, back_end.url()), Retry)
     await stranger.close()
     # the address has a certificate for localhost, but the URL names 127.0.0.2
@@ -186,7 +187,7 @@ async def test_hosts_that_lead_inside(host: str) -> None:
     egress = Egress()
     with pytest.raises((BadToken, Unresolvable)):
         await egress.resolve(egress.parse(f"https://{host}/"))
-    provider = WebhookProvider([OLD], egress, timeout_seconds=1)
+    provider = WebhookProvider([OLD], NamedHosts(egress, timeout_seconds=1))
     with pytest.raises(BadToken):
         await provider.check_token(f"https://{host}/", "")
     assert not isinstance(await send(provider, f"https://{host}/"), Sent)

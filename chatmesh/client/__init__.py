@@ -69,6 +69,7 @@ from chatmesh.client._progress import Cursor
 from chatmesh.client._tokens import TokenProvider
 from chatmesh.client._topic import Subscription
 from chatmesh.client._transport import Tls
+from chatmesh.client._unary_client import UnaryClient
 from chatmesh.client._values import (
     Conversation,
     ConversationKind,
@@ -204,6 +205,7 @@ __all__ = [
     "Tls",
     "TokenProvider",
     "Typing",
+    "UnaryClient",
     "Unavailable",
     "UnknownContent",
     "Unread",

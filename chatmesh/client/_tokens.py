@@ -23,17 +23,29 @@ RETRY_SECONDS: Final = 5.0
 """Wait before asking again after a provider failed or gave a token that lasts no longer."""
 
 
-def expiry_seconds(token: str) -> float | None:
-    """`exp` of a JWT in seconds since the Unix epoch; None when it cannot be read."""
+def _claim(token: str, name: str) -> object:
+    """A claim of a JWT, unverified; None when it cannot be read."""
     parts = token.split(".")
     if len(parts) != 3:
         return None
     try:
         body = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-        value = json.loads(body).get("exp")
-    except (ValueError, AttributeError):
+        claims = json.loads(body)
+    except ValueError:
         return None
+    return claims.get(name) if isinstance(claims, dict) else None
+
+
+def expiry_seconds(token: str) -> float | None:
+    """`exp` of a JWT in seconds since the Unix epoch; None when it cannot be read."""
+    value = _claim(token, "exp")
     return float(value) if isinstance(value, int | float) else None
+
+
+def subject(token: str) -> str:
+    """`sub` of a JWT, to know oneself by; empty when it cannot be read."""
+    value = _claim(token, "sub")
+    return value if isinstance(value, str) else ""
 
 
 class Tokens:

@@ -111,11 +111,14 @@ class Link:
 class Transport:
     """Targets of one client, and its channel."""
 
-    def __init__(self, target: str, tls: Tls | None, *, allow_plaintext: bool) -> None:
+    def __init__(
+        self, target: str, tls: Tls | None, *, allow_plaintext: bool, on_behalf_of: str = ""
+    ) -> None:
         self._targets = parse_targets(target)
         if tls is None and not allow_plaintext:
             _refuse_plaintext(self._targets)
         self._tls = tls
+        self._behalf = (("chatmesh-on-behalf-of", on_behalf_of),) if on_behalf_of else ()
         self._at = random.randrange(len(self._targets))
         self._channel: grpc.aio.Channel | None = None
 
@@ -153,9 +156,16 @@ class Transport:
             response_deserializer=answer.FromString,
         )
         try:
-            return await call(request, metadata=_metadata(token), timeout=CONNECT_CALL_SECONDS)
+            return await call(
+                request, metadata=(*_metadata(token), *self._behalf), timeout=CONNECT_CALL_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             raise translated(error) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise errors.Unavailable("the connection was closed meanwhile") from None
 
     def _open_channel(self) -> grpc.aio.Channel:
         if self._channel is None:

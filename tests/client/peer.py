@@ -16,7 +16,7 @@ import grpc
 from chatmesh.runtime import faults
 from chatmesh.v1 import conversations_pb2 as conversations
 from chatmesh.v1 import session_pb2 as pb
-from chatmesh.v1.types_pb2 import Conversation, Cursor, Event, OutgoingMessage
+from chatmesh.v1.types_pb2 import Conversation, Cursor, Event, OutgoingMessage, Problem
 from tests.client.server_model import Node, Stream
 
 
@@ -103,6 +103,11 @@ class Peer:
                 request_deserializer=pb.ClientFrame.FromString,
                 response_serializer=pb.ServerFrame.SerializeToString,
             ),
+            "SendMessages": grpc.unary_unary_rpc_method_handler(
+                self._send_messages,
+                request_deserializer=pb.SendMessagesRequest.FromString,
+                response_serializer=pb.SendMessagesResponse.SerializeToString,
+            ),
             "GetSnapshot": grpc.unary_unary_rpc_method_handler(
                 self._snapshot,
                 request_deserializer=pb.GetSnapshotRequest.FromString,
@@ -164,6 +169,21 @@ class Peer:
                 task.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
             self.changed.set()
+
+    async def _send_messages(self, request: pb.SendMessagesRequest, context: Any) -> Any:
+        metadata = dict(context.invocation_metadata())
+        user = metadata.get("chatmesh-on-behalf-of") or await self._user(context)
+        response = pb.SendMessagesResponse()
+        for message in request.messages:
+            if message.idempotency_key in self.refuse:
+                problem = Problem(code=5, reason="NOT_REACHABLE")
+                key = message.idempotency_key
+                response.results.add(idempotency_key=key, problem=problem)
+            else:
+                response.results.append(self.account(user).commit(message))
+        if self.unary_failures:
+            await _abort(context, self.unary_failures.pop(0))
+        return response
 
     async def _snapshot(self, request: pb.GetSnapshotRequest, context: Any) -> Any:
         timeline = self.account(await self._user(context)).timeline

@@ -22,7 +22,7 @@ NotificationSettings Page PermissionDenied Pin Policy Presence PresenceState Pre
 Privacy ProtocolViolated PushPriority PushPrivacy PushProvider Reaction Receipt Remembered
 SearchHit SearchPage SendSettled Sendable SenderKind Sent ServerFailed SessionEnded SessionInfo
 SessionReplaced Snapshot SnapshotTaken SpanRecorder SqliteStore Store StoreFailed StoredMessage
-Subscription Text Tls TokenProvider Typing Unavailable UnknownContent Unread Unsupported
+Subscription Text Tls TokenProvider Typing UnaryClient Unavailable UnknownContent Unread Unsupported
 """
 PUBLIC = _PUBLIC.split()
 

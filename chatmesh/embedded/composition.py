@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chatmesh.embedded import certificates, keys, services
+from chatmesh.embedded import certificates, keys, services, store_checks
 from chatmesh.embedded.children import Command
 from chatmesh.embedded.errors import StartFailed
 from chatmesh.embedded.layout import DataFolder, default_folder, write_private
@@ -28,10 +28,9 @@ from chatmesh.embedded.postgres import (
     wait_until_accepts,
 )
 from chatmesh.embedded.processes import STORE_STAGE, ProcessTable
-from chatmesh.embedded.valkey import EmbeddedValkey, answers
+from chatmesh.embedded.store_checks import POSTGRES_URL, REDIS_URL
+from chatmesh.embedded.valkey import EmbeddedValkey
 
-POSTGRES_URL = "CHATMESH_POSTGRES_URL"
-REDIS_URL = "CHATMESH_REDIS_URL"
 STORE_SECONDS = 60
 """PostgreSQL may have to recover from a kill first."""
 SERVERS_SECONDS = 120
@@ -107,6 +106,8 @@ class Composition:
             self._report(f"using PostgreSQL of {POSTGRES_URL}")
             wait_until_accepts(owner_url, STORE_SECONDS)
             make_roles(owner_url, self._role_passwords())
+        if postgres is None or self._options.postgres_settings:
+            store_checks.check(self._folder.path, postgres_url=owner_url)
         if self._processes:
             self._migrate(owner_url)
             self._start_servers(services.SERVICES.keys() - set(_BEFORE_POSTGRES), around)
@@ -116,8 +117,7 @@ class Composition:
     def _start_valkey(self, sockets: Path) -> str:
         if self._options.redis_url is not None:
             self._report(f"using Redis of {REDIS_URL}")
-            if not answers(self._options.redis_url):
-                raise StartFailed(f"Redis of {REDIS_URL} does not answer, or refuses the password")
+            store_checks.check(self._folder.path, redis_url=self._options.redis_url)
             return self._options.redis_url
         self._report("starting Valkey")
         valkey = EmbeddedValkey(self._folder, sockets)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 
 from chatmesh.embedded.errors import StartFailed
 from chatmesh.embedded.postgres import SERVICE_ROLES, as_role, role_passwords
@@ -45,8 +46,38 @@ def test_a_redis_that_does_not_answer_is_told(tmp_path: Path) -> None:
     options = MeshOptions(
         data=tmp_path / "data", ports="auto", servers=False, redis_url="redis://127.0.0.1:1/0"
     )
-    with pytest.raises(StartFailed, match="CHATMESH_REDIS_URL does not answer"):
+    with pytest.raises(
+        StartFailed, match=r"Redis of CHATMESH_REDIS_URL cannot be used: .*127.0.0.1"
+    ):
         Mesh(options).start()
+
+
+def test_a_redis_that_may_evict_is_refused(theirs: Mesh, tmp_path: Path) -> None:
+    url = theirs.running.redis_url()
+    with redis.Redis.from_url(url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        options = MeshOptions(data=tmp_path / "data", ports="auto", servers=False, redis_url=url)
+        try:
+            with pytest.raises(StartFailed, match=r"allkeys-lru and may evict.*noeviction"):
+                Mesh(options).start()
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_postgres_that_may_lose_commits_is_refused(tmp_path: Path) -> None:
+    options = MeshOptions(
+        data=tmp_path / "data", ports="auto", servers=False, postgres_settings={"fsync": "off"}
+    )
+    with pytest.raises(StartFailed, match="fsync = off and may lose acknowledged commits"):
+        Mesh(options).start()
+
+
+@pytest.mark.parametrize("url", ["http://x", "redis+cluster://:secret@127.0.0.1:1"])
+def test_no_password_in_a_refusal(url: str, tmp_path: Path) -> None:
+    options = MeshOptions(data=tmp_path / "data", ports="auto", servers=False, redis_url=url)
+    with pytest.raises(StartFailed, match="CHATMESH_REDIS_URL") as refusal:
+        Mesh(options).start()
+    assert "secret" not in str(refusal.value)
 
 
 def test_an_owner_who_may_not_make_roles_is_told(theirs: Mesh, tmp_path: Path) -> None:

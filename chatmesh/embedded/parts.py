@@ -26,6 +26,8 @@ HOPELESS_DEATHS = 3
 """A part that died this often before it was ever ready will not come up."""
 READY_POLL_SECONDS = 0.03
 GUARD_POLL_SECONDS = 0.5
+PATIENCE_SECONDS = 15.0
+"""After so long a wait tells what it waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +144,7 @@ class Keeper:
         Raises StartFailed, with the end of the log, when one dies again and again, or in time.
         """
         deadline = time.monotonic() + timeout_seconds
+        word_at = time.monotonic() + PATIENCE_SECONDS
         waiting = list(names)
         while waiting:
             waiting = [name for name in waiting if not self._look(name)]
@@ -149,6 +152,10 @@ class Keeper:
                 return
             if time.monotonic() > deadline:
                 raise StartFailed(self._why(waiting[0], f"not ready after {timeout_seconds:g} s"))
+            if time.monotonic() > word_at:
+                word_at = time.monotonic() + PATIENCE_SECONDS
+                missing = self._state(waiting[0]).part.what_is_missing()
+                self._report(f"still waiting for {', '.join(waiting)}: {missing or 'no answer'}")
             time.sleep(READY_POLL_SECONDS)
 
     def stop(self, *, hurry: bool = False) -> None:

@@ -33,6 +33,10 @@ from chatmesh.v1 import session_pb2_grpc
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 MAX_PAGE_BYTES = 2 << 20
+SILENCE_SECONDS = 0.5
+MAX_SILENCES = 5
+"""A status other than OK waits for the client to read `closed`: half a second after its last frame,
+and two and a half in all."""
 _LIST_ENTRIES = b"\x0a"
 _LIST_HEAD = b"\x10"
 _LIST_MIN = b"\x18"
@@ -63,6 +67,7 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         reader = asyncio.create_task(_read(session, context), name="session reader")
         try:
             await _write(session, context)
+            await _tell_end(session, reader)
         finally:
             session.gone()
             while not reader.done():
@@ -77,6 +82,7 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         session.on_frame(pb.ClientFrame(hello=request.hello))
         try:
             await _write(session, context)
+            await _tell_end(session, None)
         finally:
             session.gone()
 
@@ -156,11 +162,7 @@ async def _read(session: LiveSession, context: Any) -> None:
 
 
 async def _write(session: LiveSession, context: Any) -> None:
-    """Write what the session has, until it ends.
-
-    Raises:
-        Fault: the session ended with an error.
-    """
+    """Write what the session has, until `closed` is written or the client takes nothing more."""
     wake = asyncio.Event()
     writer = asyncio.current_task()
     aborted = False
@@ -187,5 +189,25 @@ async def _write(session: LiveSession, context: Any) -> None:
             raise
         if writer is not None:
             writer.uncancel()  # the session's own doing: its status is still to be told
-    if (fault := session.final_fault) is not None:
+
+
+async def _tell_end(session: LiveSession, reader: asyncio.Task[None] | None) -> None:
+    """Return for OK, raise the fault that the session ended with.
+
+    A client's gRPC drops messages that it has not handed on when a status other than OK comes
+    (chttp2: a stream that has "seen an error" empties its buffer), and grpc.aio tells a client that
+    writes at that moment INTERNAL instead of the status. So the status waits until the client has
+    half-closed or hung up, as one that read `closed` does, or has been silent for a moment.
+    """
+    session.gone()
+    if (fault := session.final_fault) is None:
+        return
+    if reader is None:
+        await asyncio.sleep(SILENCE_SECONDS)
         raise fault
+    for _ in range(MAX_SILENCES):
+        heard_ns = session.received_ns
+        await asyncio.wait((reader,), timeout=SILENCE_SECONDS)
+        if reader.done() or session.received_ns == heard_ns:
+            break
+    raise fault

@@ -8,8 +8,11 @@ is in that read; whatever comes after it is delivered.
 
 import asyncio
 import secrets
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
+
+import psycopg
 
 from chat_svc.core.batch import Sender
 from chat_svc.core.effects import Open
@@ -33,12 +36,17 @@ from chatmesh.runtime import failpoints
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.faults import Fault
 from chatmesh.runtime.logs import LogBudget, logger
+from chatmesh.runtime.postgres import LostConnection
 from chatmesh.v1.session_pb2 import Closed, Welcome
 from chatmesh.v1.types_pb2 import Event, SenderKind
 
 OPENINGS_AT_ONCE: Final = 32
 """A storm of reconnects takes turns, so that the messages of live sessions do not wait for it."""
 TOKEN_BYTES: Final = 18
+RETRY_SECONDS: Final = (0.05, 0.2, 0.5)
+"""All together below the time a client waits for its welcome."""
+
+T = TypeVar("T")
 
 _log = logger(__name__)
 _budget = LogBudget(per_second=2)
@@ -91,10 +99,13 @@ class Opening:
             raise errors.LIMIT_EXCEEDED(
                 limit="sessions_per_node", value=parts.limits.sessions_per_node
             )
-        row = await parts.resolver.own_account(session.identity.tenant, session.identity.user_id)
+        identity = session.identity
+        row = await self._patiently(
+            lambda: parts.resolver.own_account(identity.tenant, identity.user_id)
+        )
         if row.disabled:
             raise errors.DEVICE_REFUSED()
-        opened = await self._open_device(session, row, wanted)
+        opened = await self._patiently(lambda: self._open_device(session, row, wanted))
         if not opened.cursor_ok:
             session.machine.cursor_invalid()
             return
@@ -107,6 +118,16 @@ class Opening:
         session.machine.opened(welcome, parts.clock.monotonic())
         parts.counters.sessions_opened += 1
         parts.watching.start(session)
+
+    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The call's answer; tried again over a broken connection, of which a pool may hold some
+        after PostgreSQL was away for a moment."""
+        for pause_seconds in RETRY_SECONDS:
+            try:
+                return await call()
+            except (psycopg.OperationalError, LostConnection):
+                await self._parts.clock.sleep(pause_seconds)
+        return await call()
 
     async def _open_device(
         self, session: LiveSession, row: AccountRow, wanted: Open
@@ -161,7 +182,9 @@ class Opening:
         parts = self._parts
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.presence.attach(session))
-            counts = group.create_task(parts.conversations.unread_totals(session.account))
+            counts = group.create_task(
+                self._patiently(lambda: parts.conversations.unread_totals(session.account))
+            )
         unread, mentions = counts.result()
         return Welcome(
             user_id=session.identity.user_id,

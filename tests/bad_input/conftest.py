@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from chatmesh.cli.bench.h2 import GrpcConnection, connect
 from chatmesh.embedded.running import RunningMesh
 from tests.bad_input.people import Friends, Stranger
 from tests.raw import RawSession
@@ -22,14 +23,24 @@ async def channels(running_mesh: RunningMesh) -> AsyncIterator[list[grpc.aio.Cha
         await channel.close()
 
 
+@pytest.fixture(scope="module")
+async def connection(running_mesh: RunningMesh) -> AsyncIterator[GrpcConnection]:
+    """To the first node, for single calls."""
+    made = await connect(running_mesh.public[0])
+    yield made
+    made.close()
+
+
 @pytest.fixture
-async def stranger(running_mesh: RunningMesh, channels: list[grpc.aio.Channel]) -> Stranger:
+async def stranger(
+    running_mesh: RunningMesh, channels: list[grpc.aio.Channel], connection: GrpcConnection
+) -> Stranger:
     """Somebody new on the first node, where Alice's session is."""
     number = next(_numbers)
     user, peer = f"stranger-{number}", f"peer-{number}"
     async with RawSession(channels[1], running_mesh.token(peer)) as session:
         await session.hello()
-    return Stranger(user, running_mesh.token(user), peer, channels[0])
+    return Stranger(user, running_mesh.token(user), peer, channels[0], connection)
 
 
 @pytest.fixture(scope="module")

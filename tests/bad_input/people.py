@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from chatmesh.cli.bench.h2 import GrpcConnection
 from tests.raw import RawSession
 
 
@@ -15,6 +16,8 @@ class Stranger:
     token: str
     peer: str
     channel: grpc.aio.Channel
+    connection: GrpcConnection
+    """To the same node, for single calls."""
 
     def session(self) -> RawSession:
         """A session of theirs, not opened yet."""

@@ -35,7 +35,7 @@ async def test_login(row: Row, stranger: Stranger, running_mesh: RunningMesh) ->
     secret = keys.development_secret(running_mesh.folder).read_text()
     bad = next(one for one in bad_tokens(secret) if one.name == row.token)
     hello = client_frame('hello { device_id: "d" }')
-    end = await call(stranger.channel, SESSION, bad.metadata, [hello])
+    end = await call(stranger.connection, SESSION, bad.metadata, [hello])
     assert (end.status, end.reason) == (row.status, row.reason)
 
 
@@ -142,7 +142,7 @@ async def test_call(row: Row, stranger: Stranger) -> None:
     else:
         kind = message_factory.GetMessageClass(public_methods()[row.method].input_type)
         request = text_format.Parse(fill(row.request), kind()).SerializeToString()
-    end = await call(stranger.channel, row.method, bearer(stranger.token), [request])
+    end = await call(stranger.connection, row.method, bearer(stranger.token), [request])
     assert (end.status, end.reason) == (row.status, row.reason), end.message
 
 
@@ -150,6 +150,6 @@ async def test_call(row: Row, stranger: Stranger) -> None:
 async def test_random_bytes_on_every_method(path: str, stranger: Stranger) -> None:
     """Undecodable everywhere, with a text that says nothing of the bytes."""
     for hostile in (b"\xff" * 64, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\xc3", b"\x07" * 1_000):
-        end = await call(stranger.channel, path, bearer(stranger.token), [hostile])
+        end = await call(stranger.connection, path, bearer(stranger.token), [hostile])
         assert (end.status, end.reason) == ("INVALID_ARGUMENT", "UNDECODABLE"), end
         assert end.message == "the request could not be decoded"

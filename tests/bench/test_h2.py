@@ -52,7 +52,7 @@ class Call:
     def __init__(self, connection: GrpcConnection, path: str) -> None:
         self.messages: asyncio.Queue[bytes] = asyncio.Queue()
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self.stream = connection.open(path, {}, self.messages.put_nowait, self.ended.set_result)
+        self.stream = connection.open(path, (), self.messages.put_nowait, self.ended.set_result)
 
 
 async def test_messages_come_back_whole_and_in_order(
@@ -107,8 +107,8 @@ async def test_status_message_and_trailers_are_read(server: tuple[grpc.aio.Serve
 
 async def test_unknown_method_ends_as_unimplemented(server: tuple[grpc.aio.Server, str]) -> None:
     connection = await connect(server[1])
-    answer, ended = await connection.unary("/test.Echo/None", {}, b"")
-    assert (answer, ended.code) == (None, 12)
+    answers, ended = await connection.call("/test.Echo/None", (), [b""])
+    assert (answers, ended.code) == ([], 12)
     connection.close()
 
 
@@ -117,8 +117,8 @@ async def test_unary_call_carries_metadata_longer_than_a_byte_can_count(
 ) -> None:
     connection = await connect(server[1])
     token = "Bearer " + "t" * 2_000
-    answer, ended = await connection.unary(WHOAMI, {"authorization": token}, b"!")
-    assert (answer, ended.code) == (token.encode() + b"!", 0)
+    answers, ended = await connection.call(WHOAMI, [("authorization", token)], [b"!"])
+    assert (answers, ended.code) == ([token.encode() + b"!"], 0)
     connection.close()
 
 

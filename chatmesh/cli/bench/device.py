@@ -63,7 +63,7 @@ class Device:
                 self._connection = await connect(self.plan.target, tls)
                 self._stream = self._connection.open(
                     SESSION_PATH,
-                    {"authorization": f"Bearer {self.plan.token}"},
+                    [("authorization", f"Bearer {self.plan.token}")],
                     self._on_frame,
                     self._on_end,
                 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Final, cast
 
 from hpack import Decoder, HPACKError
@@ -31,7 +31,7 @@ from chatmesh.cli.bench.grpc_stream import (
     header_block,
 )
 
-Metadata = Mapping[str, str | bytes]
+Metadata = Sequence[tuple[str, str | bytes]]
 
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD: Final = struct.Struct(">HBBBI")  # length (high 16, low 8), type, flags, stream
@@ -81,7 +81,7 @@ class GrpcConnection(asyncio.Protocol):
                 (":method", "POST"), (":scheme", self._scheme), (":path", path),
                 (":authority", self._authority), ("te", "trailers"),
                 ("content-type", "application/grpc"), ("user-agent", "chatmesh-bench"),
-                *metadata.items(),
+                *metadata,
             )
         )  # fmt: skip
         if len(block) > self.max_frame:
@@ -89,17 +89,21 @@ class GrpcConnection(asyncio.Protocol):
         self.write_frame(_HEADERS, _END_HEADERS, stream.number, block)
         return stream
 
-    async def unary(
-        self, path: str, metadata: Metadata, request: bytes
-    ) -> tuple[bytes | None, Ended]:
-        """One unary call: the answer's bytes (None when it failed) and how it ended."""
+    async def call(
+        self, path: str, metadata: Metadata, requests: Iterable[bytes]
+    ) -> tuple[list[bytes], Ended]:
+        """A call of any kind that half-closes after its requests: all answers, and how it ended."""
         done: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         answers: list[bytes] = []
         stream = self.open(path, metadata, answers.append, done.set_result)
-        stream.send(request)
+        for request in requests:
+            stream.send(request)
         stream.half_close()
-        ended = await done
-        return (answers[0] if answers and ended.code == 0 else None), ended
+        try:
+            return answers, await done
+        finally:
+            if not done.done():
+                stream.cancel()
 
     def close(self) -> None:
         """Close at once; calls under way end as UNAVAILABLE."""

@@ -140,11 +140,11 @@ def _run(
     logs.configure("bench", "warning", "console")
     with contextlib.ExitStack() as stack:
         mesh = stack.enter_context(measured_mesh(data, chat_nodes, progress))
-        logs = mesh.folder.logs
+        kept_in = mesh.folder.logs
         bar = stack.enter_context(report.progress_bar(console))
         try:
             return asyncio.run(run.run(mesh, load, bar)), len(mesh.public)
         except ImpossibleLoad as error:
             raise CommandError(str(error), exit_code=2) from None
         except (run.RunFailed, MeshDied, OSError, psycopg.Error, redis.RedisError) as error:
-            raise CommandError(f"no result: {error} (the mesh's logs: {logs})") from None
+            raise CommandError(f"no result: {error} (the mesh's logs: {kept_in})") from None

@@ -121,7 +121,7 @@ async def _public_without_token(target: str) -> Ended:
     connection = await connect(target)
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
-            _, ended = await connection.unary(_ANY_PUBLIC, {}, b"")
+            _, ended = await connection.call(_ANY_PUBLIC, (), [b""])
             return ended
     finally:
         connection.close()
@@ -138,7 +138,7 @@ async def _mesh_with(target: str, tls: ssl.SSLContext) -> tuple[str | None, Ende
         async with asyncio.timeout(_PROBE_SECONDS):
             connection = await connect(target, tls)
             try:
-                _, ended = await connection.unary(_NOT_FOR_CLI, {}, b"")
+                _, ended = await connection.call(_NOT_FOR_CLI, (), [b""])
             finally:
                 connection.close()
     except (OSError, TimeoutError):

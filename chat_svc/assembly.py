@@ -244,6 +244,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
     presence.on_certain = comparison.all_soon
     watching = Watching(links.watch, ground.address, store.accounts, path.resolver, sessions, clock)
     path.resolver.on_new_contacts = watching.refresh
+    comparison.on_compared = watching.refresh  # contacts that changed on other nodes
     delivery = Delivery(
         sessions, path.outbox, signals, ground.signer, clock, counters, ground.tracer
     )
@@ -312,6 +313,7 @@ def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier
             clock=ground.clock,
             counters=ground.counters,
             tracer=ground.tracer,
+            samples_all=ground.settings.trace_sample_ratio >= 1,
         )
     )
     sides.presence.on_superseded = node.superseded

@@ -247,6 +247,10 @@ class SessionMachine:
         self._account_stale = self.downlink.others_arrived = False
         self._pong(nonce, wall_ms)
 
+    def counts_told(self) -> None:
+        """Somebody else told the account's counts: ours are no longer the newest."""
+        self._account_stale = True
+
     def note_version(self, version: int) -> None:
         """The account's own state has this version: the next pong asks for fresh counts."""
         if version > self.account.version:

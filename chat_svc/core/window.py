@@ -93,6 +93,7 @@ class Window:
         "progress_at",
         "queued_seq",
         "taken_seq",
+        "traced",
     )
 
     def __init__(self, max_entries: int, max_bytes: int) -> None:
@@ -110,6 +111,8 @@ class Window:
         """Newest position known that may notify, written or not: what push would be for."""
         self.progress_at = 0.0
         """When an ack last made progress, or the first entry of an empty window was queued."""
+        self.traced = 0
+        """Sampled entries that are unacked."""
 
     def start(self, seq: int, head_seq: int, now: float) -> None:
         """Begin after ``seq``, all positions but the head equal to it."""
@@ -181,6 +184,8 @@ class Window:
             )
         )
         self._bytes += size
+        if item.trace:
+            self.traced += 1
         self.queued_seq = item.timeline_seq
         if item.timeline_seq > self.head_seq:
             self.head_seq = item.timeline_seq
@@ -256,6 +261,7 @@ class Window:
             if not entry.own and entry.conversation_seq:
                 delivered[entry.conversation_id] = entry.conversation_seq
             if entry.trace:
+                self.traced -= 1
                 traced.append(entry)
         self.acked_seq = up_to_seq
         self.progress_at = now

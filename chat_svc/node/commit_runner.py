@@ -4,7 +4,7 @@
   again under the same keys; what had been committed answers from its keys;
 - deadlock, serialisation: nothing happened, the rows run again whole;
 - an error in the data: the rows are halved until the poisoned message stands alone and is refused;
-- lock timeout: somebody holds a conversation; that is the caller's to decide.
+- lock timeout: somebody holds a conversation; those rows are given back, for the caller to decide.
 
 A batch is never given up for want of PostgreSQL, and no client can cancel it.
 """
@@ -13,7 +13,7 @@ import random
 import struct
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import psycopg
 
@@ -48,8 +48,15 @@ POISON: Final = (
 """What one of the rows is to blame for: running the same call again would fail again."""
 _STORED: Final = (CommitStatus.ACCEPTED, CommitStatus.REPEATED)
 
-Settled = tuple[PendingSend, bool]
-"""A send that was answered, and whether it is stored."""
+
+
+class Ran(NamedTuple):
+    """What became of some sends."""
+
+    settled: list[tuple[PendingSend, bool]]
+    """Those that were answered, and whether each is stored."""
+    locked: list[PendingSend]
+    """Those that met a lock timeout, in order: nothing happened, nobody was answered."""
 
 _log = logger(__name__)
 _budget = LogBudget(per_second=2)
@@ -120,24 +127,21 @@ class CommitRunner:
         self._sizes = metrics.histogram(metrics.BATCH_SIZE).labels("commit")
         self._seconds = metrics.histogram(metrics.COMMIT_SECONDS)
 
-    async def run(self, sends: Sequence[PendingSend]) -> list[Settled]:
-        """Commit and hand over; each send with whether it was accepted.
-
-        Raises:
-            psycopg.errors.LockNotAvailable: nothing happened, nobody was answered.
-        """
+    async def run(self, sends: Sequence[PendingSend]) -> Ran:
+        """Commit and hand over: each send is answered, or given back as locked."""
         rows = [_row(send) for send in sends]
         began_ns = time.time_ns()
         try:
             outcomes, batch_id = await self._attempts(rows)
+        except psycopg.errors.LockNotAvailable:
+            return Ran([], list(sends))
         except POISON as error:
             return await self._without_poison(sends, error)
         self._hops(sends, outcomes, began_ns)
         await failpoints.hit("commit.after")
         await self._handover.sends(batch_id, sends, outcomes)
-        return [
-            (send, outcome.status in _STORED) for send, outcome in zip(sends, outcomes, strict=True)
-        ]
+        answered = zip(sends, outcomes, strict=True)
+        return Ran([(send, outcome.status in _STORED) for send, outcome in answered], [])
 
     async def _attempts(self, rows: Sequence[CommitRow]) -> tuple[list[CommitOutcome], int]:
         """Until there is an outcome; and the batch id of the call that gave it.
@@ -162,9 +166,9 @@ class CommitRunner:
                 raise
             except LostConnection as lost:
                 self._outbox.give_back(done)
-                if lost.unknown_outcome:
-                    self._outbox.may_have_rows()
                 await self._end_previous()
+                if lost.unknown_outcome:
+                    self._outbox.may_have_rows()  # however long PostgreSQL was away
             except Exception as error:  # noqa: BLE001 - a batch is never given up: it runs again
                 self._outbox.give_back(done)
                 if not isinstance(error, NOTHING_HAPPENED) and _budget.take():
@@ -195,19 +199,16 @@ class CommitRunner:
                 pass  # PostgreSQL is away: so is the old backend, but only it can say so
             await self._clock.sleep(RETRY_MAX_SECONDS * random.uniform(0.2, 0.5))
 
-    async def _without_poison(
-        self, sends: Sequence[PendingSend], error: Exception
-    ) -> list[Settled]:
+    async def _without_poison(self, sends: Sequence[PendingSend], error: Exception) -> Ran:
         if len(sends) == 1:
             if _budget.take():
                 _log.error("a message cannot be stored", error=type(error).__name__, exc_info=error)
             self._handover.refuse(sends[0], faults.internal())
-            return [(sends[0], False)]
+            return Ran([(sends[0], False)], [])
         self._counters.commit_bisections += 1
-        settled: list[Settled] = []
-        for half in halves(sends):
-            settled += await self.run(half)
-        return settled
+        left, right = halves(sends)
+        first, second = await self.run(left), await self.run(right)
+        return Ran(first.settled + second.settled, first.locked + second.locked)
 
     def _hops(
         self, sends: Sequence[PendingSend], outcomes: Sequence[CommitOutcome], began_ns: int

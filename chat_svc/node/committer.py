@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-import psycopg
-
 from chat_svc.core.batch import PendingSend, SendQueue, halves, settle_equal_keys, split_by_weight
 from chat_svc.node.commit_runner import POISON, RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS, CommitRunner
 from chat_svc.node.handover import Handover
@@ -123,13 +121,14 @@ class Committer:
         for send in unique:
             if send.trace:
                 self._hop_ids(send, began_ns)
-        for run in split_by_weight(unique, self._max_rows):
-            try:
-                settled = await self._runner.run(run)
-            except psycopg.errors.LockNotAvailable:
-                self._waiting.take_over(run)
+        for part in split_by_weight(unique, self._max_rows):
+            # The part before may have left a conversation to the waiting lane: its order is kept.
+            if not (run := self._waiting.divert(part)):
                 continue
-            for send, accepted in settled:
+            ran = await self._runner.run(run)
+            if ran.locked:
+                self._waiting.take_over(ran.locked)
+            for send, accepted in ran.settled:
                 self._settled(send, accepted)
         for later in followers.values():
             self._again += later

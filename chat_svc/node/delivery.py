@@ -154,6 +154,8 @@ class Comparison:
         self._all_now = False
         self._place = 0.0
         self._routes_are_certain = routes_are_certain
+        self.on_compared: Callable[[Sequence[int]], None] = lambda _accounts: None
+        """Told of accounts whose turn in the round came: look after other things of theirs."""
 
     def all_soon(self) -> None:
         """Something may have been missed by anybody: compare all at the next look."""
@@ -163,22 +165,25 @@ class Comparison:
         """In the background."""
         while True:
             await self._clock.sleep(LOOK_SECONDS)
-            accounts = self._due()
+            everybody = self._all_now or not self._routes_are_certain()
+            self._all_now = False
+            accounts = self._sessions.accounts() if everybody else self._share()
             try:
                 for start in range(0, len(accounts), MAX_ACCOUNTS):
-                    await self._compare(accounts[start : start + MAX_ACCOUNTS])
+                    part = accounts[start : start + MAX_ACCOUNTS]
+                    await self._compare(part)
+                    if not everybody:
+                        self.on_compared(part)
             except Exception as error:  # noqa: BLE001 - the store is away: all again when it is back
                 self._all_now = True
                 if _budget.take():
                     _log.warning("sessions not compared", error=type(error).__name__)
 
-    def _due(self) -> list[int]:
+    def _share(self) -> list[int]:
+        """The accounts whose turn it is, so that all have one within a round."""
         accounts = self._sessions.accounts()
-        if self._all_now or not self._routes_are_certain():
-            self._all_now = False
-            return accounts
-        share = len(accounts) * LOOK_SECONDS / ROUND_SECONDS
-        start, self._place = int(self._place), self._place + share
+        start = int(self._place)
+        self._place += len(accounts) * LOOK_SECONDS / ROUND_SECONDS
         part = accounts[start : int(self._place)]
         if self._place >= len(accounts):
             self._place = 0.0

@@ -4,7 +4,8 @@
 2. `going_away` to every session, each with its own delay, so that a whole node's clients do not
    arrive elsewhere in the same second. Sessions go on meanwhile: sends, entries, acks.
 3. Wait until they have left, or half of the grace is over.
-4. Sends in flight finish: each is answered.
+4. No further frame is taken, and sends in flight finish: each is answered. What a client said
+   meanwhile it says again to the next node, under the same keys.
 5. What is left is closed with DRAINED, which tells the client to come back at once (elsewhere).
 6. Routes go: presence is told that the node leaves.
 7. Ended sessions are settled: cursors written, devices handed over to push, rows released.
@@ -79,6 +80,8 @@ class Drain:
         self._ask_to_leave()
         await self._wait_for_streams(self._grace_seconds * LEAVE_SHARE)
         left = len(self._node.streams)
+        for session in self._node.streams:
+            session.is_paused = True
         await self._committer.wait_idle()
         self._node.close_all(Closed.REASON_DRAINED)
         await self._wait_for_streams(LAST_FRAMES_SECONDS)

@@ -143,7 +143,10 @@ class Handover:
     def _stored(self, send: PendingSend, outcome: CommitOutcome) -> Stored:
         sender, message = send.sender, send.message
         place = self._resolver.place(outcome.conversation)
-        peer = place.peer_of(sender.account) if place is not None else 0
+        peer = 0
+        if place is not None:
+            peer = place.peer_of(sender.account)
+            place.weight = len(outcome.recipients)  # what the next batch is planned with
         slim_body = b""
         if sender.slim_session is not None:
             slim_body = message.body[message.content_size :] + sender.body_suffix

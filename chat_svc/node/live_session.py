@@ -10,6 +10,7 @@ kills its handler and nothing else.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -24,7 +25,11 @@ from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.faults import Fault
 from chatmesh.runtime.identity import Identity
 from chatmesh.runtime.trace import Tracer
-from chatmesh.v1.session_pb2 import ClientFrame, Closed
+from chatmesh.v1.session_pb2 import ClientFrame, Closed, GoingAway
+
+AGE_SECONDS: Final = (32 * 60.0, 38 * 60.0)
+"""Clients are asked to reconnect before their connection reaches its greatest age (45 minutes, less
+10 % by gRPC's jitter), when its streams would be cut."""
 
 CLOSING_SECONDS: Final = 2.0
 """How long a client may take to read its last frames; then the stream ends without them."""
@@ -47,6 +52,7 @@ class LiveSession:
 
     __slots__ = (
         "_abort",
+        "_age_at",
         "_clock",
         "_counters",
         "_node",
@@ -60,13 +66,13 @@ class LiveSession:
         "device_kind",
         "identity",
         "is_over",
+        "is_paused",
         "machine",
         "received_ns",
         "sender",
         "session_no",
         "stream_trace",
         "token",
-        "traced",
         "watched",
     )
 
@@ -88,6 +94,7 @@ class LiveSession:
         self._wake: Callable[[], None] = _nobody
         self._abort: Callable[[], None] = _nobody
         self._written_seq = 0
+        self._age_at = clock.monotonic() + random.uniform(*AGE_SECONDS)
         self.closing_at = 0.0
         """When the last frames began to wait for the transport; 0 = the session goes on."""
         self.identity = identity
@@ -108,8 +115,8 @@ class LiveSession:
         self.stream_trace = stream_trace
         """Trace context of the stream: parent of messages that carry none."""
         self.received_ns = 0
-        self.traced = False
-        """Sampled entries wait to be written or acked."""
+        self.is_paused = False
+        """Frames are no longer taken: the node leaves. What they say is said again elsewhere."""
 
     # -- the stream ------------------------------------------------------------------------------
 
@@ -122,6 +129,9 @@ class LiveSession:
     def tick(self, now: float, wall_ms: int) -> None:
         """Timeouts; about once a second."""
         self.machine.tick(now, wall_ms)
+        if now > self._age_at:
+            self._age_at = now + AGE_SECONDS[1]
+            self.machine.going_away(GoingAway.REASON_CONNECTION_AGE, random.randint(0, 10_000))
         if self.machine.state is State.CLOSING:
             if not self.closing_at:
                 self.closing_at = now
@@ -132,6 +142,8 @@ class LiveSession:
     def on_frame(self, frame: ClientFrame) -> None:
         """One frame of the client."""
         self._counters.client_frames_in += 1
+        if self.is_paused:
+            return
         self.received_ns = time.time_ns()
         self.machine.on_frame(frame, self._clock.monotonic(), self._clock.wall_ms())
         self.settle()
@@ -173,8 +185,8 @@ class LiveSession:
 
     def wrote(self) -> None:
         """The last frame taken is with the transport; spans of sampled entries."""
-        if self.traced:
-            window = self.machine.window
+        window = self.machine.window
+        if window.traced:
             now_ns = time.time_ns()
             for entry in window.traced_since(self._written_seq):
                 self._tracer.hop(
@@ -212,8 +224,6 @@ class LiveSession:
 
     def offer(self, item: Item, now: float) -> None:
         """An entry of the account, from the live path."""
-        if item.trace:
-            self.traced = True
         self.machine.offer(item, now)
         self.settle()
 

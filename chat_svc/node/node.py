@@ -14,6 +14,7 @@ from chat_svc.core import effects
 from chat_svc.core.batch import Chain, PendingSend
 from chat_svc.core.effects import Effect
 from chat_svc.core.limits import Limits
+from chat_svc.core.rate import TokenBucket
 from chat_svc.node.committer import Committer
 from chat_svc.node.counters import CounterExport, NodeCounters
 from chat_svc.node.counts import Counts
@@ -36,6 +37,11 @@ from chatmesh.runtime.faults import Fault
 from chatmesh.runtime.identity import Identity, TokenVerifier
 from chatmesh.runtime.trace import Tracer, is_sampled
 from chatmesh.v1.session_pb2 import Closed
+
+FORCED_TRACES_PER_SECOND: Final = 50
+FORCED_TRACES_BURST: Final = 200
+"""Traces that clients may ask for on one node, above the share that the node samples itself: a
+client must not make the mesh record everything."""
 
 SWEEPS_PER_SECOND: Final = 10
 """Timeouts are looked at once a second per session, a tenth of the sessions at a time: a sweep over
@@ -64,6 +70,8 @@ class NodeParts:
     clock: Clock
     counters: NodeCounters
     tracer: Tracer
+    samples_all: bool
+    """Every message is traced anyway."""
 
 
 class ChatNode:
@@ -74,6 +82,9 @@ class ChatNode:
         self.streams: set[LiveSession] = set()
         """All sessions with a stream, opened or not."""
         self._export = CounterExport(parts.counters)
+        self._forced = TokenBucket(
+            FORCED_TRACES_PER_SECOND, FORCED_TRACES_BURST, parts.clock.monotonic()
+        )
         self._do: Final[dict[type[Any], Callable[[LiveSession, Any], None]]] = {
             effects.Offer: self._offer,
             effects.Acked: self._acked,
@@ -199,9 +210,14 @@ class ChatNode:
         tracer = self.parts.tracer
         if not context:
             context = tracer.root()
-        if not is_sampled(context):
+            if not is_sampled(context):
+                return b""
+        elif not is_sampled(context) or not self._may_force():
             return b""
         return tracer.hop("chat.receive", context, received_ns, time.time_ns())
+
+    def _may_force(self) -> bool:
+        return self.parts.samples_all or self._forced.take(self.parts.clock.monotonic())
 
     def _acked(self, session: LiveSession, effect: effects.Acked) -> None:
         ack = effect.ack

@@ -28,7 +28,8 @@ RESEND_MARGIN_MS: Final = 3_000
 RESEND_ROWS: Final = 64
 LOOK_SECONDS: Final = 1.0
 LOOK_FOR_SECONDS: Final = 30.0
-"""Rows of calls with an unknown outcome show up within this, or were never made."""
+"""Rows of calls with an unknown outcome show up within this after they are due, or were never
+made. Counted only while looking is possible: with PostgreSQL and sync_svc there."""
 FLUSH_SECONDS: Final = 0.5
 """Settled rows are deleted by themselves when no commit took them along for this long."""
 DONE_PER_COMMIT: Final = 2_000
@@ -147,14 +148,23 @@ class Outbox:
             self._age_gauge.set(oldest_seconds)
             older_than_ms = self._lag_ms + RESEND_MARGIN_MS
             is_due = oldest_seconds * 1_000 >= older_than_ms
-            is_looking = self._clock.monotonic() < self._look_until
-            if not (is_due or is_looking) or not self.stream.is_open:
+            is_looking = self._clock.monotonic() < self._look_until + older_than_ms / 1_000
+            if not (is_due or is_looking):
                 continue
-            try:
-                await self._resend_due(older_than_ms)
-            except Exception as error:  # noqa: BLE001 - the rows stay; the next look tries again
-                if _budget.take():
-                    _log.warning("outbox not resent", error=type(error).__name__)
+            if self.stream.is_open and await self._resent(older_than_ms):
+                continue
+            if is_looking:
+                self.may_have_rows()
+
+    async def _resent(self, older_than_ms: int) -> bool:
+        """Whether the rows could be read."""
+        try:
+            await self._resend_due(older_than_ms)
+        except Exception as error:  # noqa: BLE001 - the rows stay; the next look tries again
+            if _budget.take():
+                _log.warning("outbox not resent", error=type(error).__name__)
+            return False
+        return True
 
     async def took_over(self, older_than_ms: int = 0) -> None:
         """Rows of dead nodes are this node's now: send them at once."""

@@ -85,6 +85,8 @@ class PresenceLink:
         known: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._attached[session] = known
         self._wake.set()
+        if not self.is_certain:
+            return False  # presence is away: nobody waits for it
         try:
             async with asyncio.timeout(ATTACH_PATIENCE_SECONDS):
                 await known

@@ -249,12 +249,6 @@ class Resolver:
         for account, user in (await self._accounts.users_of(sorted(accounts))).items():
             self._users.put(account, user)
 
-    def members_changed(self, conversation: int, weight: int) -> None:
-        """A commit saw how many members a conversation has now."""
-        place = self._places.get(conversation)
-        if place is not None:
-            place.weight = weight
-
 
 def _pair(one: int, other: int) -> Pair:
     return (one, other) if one <= other else (other, one)

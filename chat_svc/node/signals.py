@@ -69,6 +69,8 @@ class Signals:
         if section is not None:
             for session in self._sessions.of(signal.account_id):
                 session.machine.put(section, signal.coalesce_key, signal.frame)
+                if section == PONG:
+                    session.machine.counts_told()
                 session.settle()
 
     def flush(self) -> None:

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import psycopg
-
 from chat_svc.core.batch import PendingSend, settle_equal_keys
 from chat_svc.core.content import content_hash, trace_field
 from chat_svc.node.commit_runner import CommitRunner
@@ -75,17 +73,17 @@ class WaitingLane:
         batch = [queue[place] for place in range(min(len(queue), MAX_MESSAGES))]
         unique, followers = settle_equal_keys(batch)
         await prepare(unique, self._ids)
-        try:
-            settled = await self._runner.run(unique)
-        except psycopg.errors.LockNotAvailable:
+        ran = await self._runner.run(unique)
+        if not ran.settled:
             return False
         for _ in batch:
             queue.popleft()
-        queue.extendleft(later for same in followers.values() for later in reversed(same))
-        self.messages -= len(settled)
+        again = [*ran.locked, *(later for same in followers.values() for later in same)]
+        queue.extendleft(reversed(again))
+        self.messages -= len(ran.settled)
         if not queue:
             del self._queues[conversation]
-        for send, accepted in settled:
+        for send, accepted in ran.settled:
             self.on_settled(send, accepted)
         return True
 

@@ -19,6 +19,7 @@ from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
 from chat_svc.node.waiting_lane import WaitingLane
 from chat_svc.store.commit import CommitRow, CommitStatus
+from chat_svc.store.conversations import ConversationRow
 from chatmesh.mesh.v1.sequencer_pb2 import IdRange, NextIdsRequest, NextIdsResponse
 from chatmesh.runtime.postgres import LostConnection
 from chatmesh.runtime.trace import Tracer
@@ -190,6 +191,37 @@ async def test_a_locked_conversation_delays_nobody_else(bench: Bench) -> None:
     await bench.committer.wait_idle()
     assert held.numbers == [1, 2, 3]
     assert bench.waiting.messages == 0
+
+
+async def test_a_lock_in_one_part_of_a_batch_keeps_the_order_over_the_parts(bench: Bench) -> None:
+    answers = Answers()
+    bench.conversations.groups[500] = ConversationRow(500, 1, 2, 0, 0, "", 2_500, 0, 0, 0, 1, 1, 1)
+    bench.commit.script = [psycopg.errors.LockNotAvailable()]
+    bench.commit.gate = asyncio.Event()
+    owner = parts.sender(answers)
+    bench.committer.offer(parts.sends(owner, [1, 2, 3], conversation=500))  # one a part: so heavy
+    await parts.until(lambda: bench.commit.began)
+    bench.commit.gate.set()
+    await bench.committer.wait_idle()
+    assert answers.numbers == [1, 2, 3]
+    assert [result.conversation_seq for _, result in answers.results] == [1, 2, 3]
+    assert [len(call) for call in bench.commit.calls] == [1], "the later parts joined what waits"
+
+
+async def test_a_lock_met_while_looking_for_poison_answers_nobody_twice(bench: Bench) -> None:
+    answers = Answers()
+
+    def refuse_four(rows: Sequence[CommitRow]) -> None:
+        if any(row.key[-1] == 4 for row in rows):
+            raise psycopg.DataError
+
+    bench.commit.script = [refuse_four, None, psycopg.errors.LockNotAvailable()]
+    bench.second.script = [refuse_four] * 20
+    bench.committer.offer(parts.sends(parts.sender(answers), range(1, 5)))
+    await bench.committer.wait_idle()
+    assert answers.numbers == [1, 2, 3, 4]
+    assert answers.reasons() == {1: "", 2: "", 3: "", 4: "INTERNAL"}
+    assert not any(result.repeated for _, result in answers.results)
 
 
 async def test_the_same_key_twice_in_a_batch_is_stored_once(bench: Bench) -> None:

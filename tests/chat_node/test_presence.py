@@ -1,0 +1,315 @@
+"""Routes told in batches and again when asked; presence shown to those who may see it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from chat_svc.node.hints import NodeAddress
+from chat_svc.node.presence import PresenceLink
+from chat_svc.node.resolver import Resolver
+from chat_svc.node.sessions import Sessions
+from chat_svc.node.watching import Watching
+from chat_svc.store.accounts import Privacy
+from chatmesh import errors
+from chatmesh.digest import mix_session, mix_version
+from chatmesh.mesh.v1.presence_pb2 import (
+    AttachRequest,
+    AttachResponse,
+    KeepAliveRequest,
+    KeepAliveResponse,
+    PresenceFact,
+    SessionRecord,
+    SetStateRequest,
+    WatchResponse,
+)
+from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.readiness import Readiness
+from chatmesh.v1 import types_pb2
+from tests.chat_node import parts
+from tests.chat_node.parts import StepClock
+
+ONLINE = types_pb2.PRESENCE_STATE_ONLINE
+OFFLINE = types_pb2.PRESENCE_STATE_OFFLINE
+
+
+class Stream:
+    """One request stream's answers: a function of the request."""
+
+    def __init__(self, answer: Callable[[Any], Any]) -> None:
+        self.answer = answer
+        self.requests: list[Any] = []
+        self.fails: list[Fault] = []
+        self.gate: asyncio.Event | None = None
+
+    async def call(self, request: Any, *, timeout_seconds: float) -> Any:
+        if self.gate is not None:
+            await self.gate.wait()
+        await asyncio.sleep(0)
+        if self.fails:
+            raise self.fails.pop(0)
+        self.requests.append(request)
+        return self.answer(request)
+
+
+class Bench:
+    """A presence link whose streams are scripted."""
+
+    def __init__(self) -> None:
+        self.clock, self.sessions, self.readiness = StepClock(), Sessions(), Readiness()
+        self.reattach: list[bool] = []
+        self.superseded: list[SessionRecord] = []
+        self.wishes: list[SetStateRequest] = []
+        self.certain = 0
+        self.link = PresenceLink(
+            lambda: None,
+            lambda: None,
+            self._set_state,
+            self.sessions,
+            NodeAddress("n", "127.0.0.1:1", 7),
+            self.readiness.require("presence"),
+            self.clock,
+        )
+        self.beats = Stream(self._beat)
+        self.routes = Stream(lambda _: AttachResponse(superseded=self.superseded))
+        self.link.keep_alive = self.beats  # type: ignore[assignment]
+        self.link.attach_stream = self.routes  # type: ignore[assignment]
+
+        def on_certain() -> None:
+            self.certain += 1
+
+        self.link.on_certain = on_certain
+
+    def _beat(self, _: KeepAliveRequest) -> KeepAliveResponse:
+        return KeepAliveResponse(reattach=self.reattach.pop(0) if self.reattach else False)
+
+    async def _set_state(self, request: SetStateRequest) -> None:
+        self.wishes.append(request)
+
+    def told(self) -> list[AttachRequest]:
+        return list(self.routes.requests)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+async def test_a_beat_tells_count_and_digest(bench: Bench) -> None:
+    for account, number in ((2, 5), (3, 6)):
+        bench.sessions.add(parts.live_session(account, session_no=number))
+    loop = await parts.running(bench.link.beat)
+    await parts.until(lambda: len(bench.beats.requests) >= 3)
+    await parts.stop(loop)
+    beat = bench.beats.requests[0]
+    assert (beat.node.node_id, beat.node.target, beat.session_count) == (7, "127.0.0.1:1", 2)
+    assert beat.session_digest == mix_session(2, 5) ^ mix_session(3, 6)
+    assert bench.certain == 1
+    assert bench.readiness.missing() == {}
+
+
+async def test_presence_away_and_back_compares_sessions(bench: Bench) -> None:
+    loop = await parts.running(bench.link.beat)
+    await parts.until(lambda: bench.certain == 1)
+    bench.beats.fails = [errors.PEER_TIMEOUT(), errors.PEER_TIMEOUT()]
+    await parts.until(lambda: not bench.link.is_certain)
+    assert list(bench.readiness.missing()) == ["presence"]
+    await parts.until(lambda: bench.certain == 2)
+    await parts.stop(loop)
+
+
+async def test_routes_gather_while_one_request_runs(bench: Bench) -> None:
+    bench.link.is_certain = True
+    loop = await parts.running(bench.link.run_routes)
+    first = parts.live_session(2, session_no=5)
+    assert await bench.link.attach(first)
+    bench.routes.gate = asyncio.Event()
+    others = [parts.live_session(n, session_no=n) for n in range(3, 8)]
+    attaching = [asyncio.create_task(bench.link.attach(session)) for session in others]
+    bench.link.detach(first)
+    await asyncio.sleep(0)
+    bench.routes.gate.set()
+    assert all(await asyncio.gather(*attaching))
+    await parts.stop(loop)
+    records = [r.account_id for request in bench.told() for r in request.attached]
+    assert sorted(records) == [2, 3, 4, 5, 6, 7]
+    assert [r.account_id for request in bench.told() for r in request.detached] == [2]
+    assert len(bench.told()) <= 4
+
+
+async def test_what_was_not_taken_is_told_again(bench: Bench) -> None:
+    bench.link.is_certain = True
+    bench.routes.fails = [errors.NODE_UNKNOWN(), errors.NODE_UNKNOWN()]
+    loop = await parts.running(bench.link.run_routes)
+    session = parts.live_session(2, session_no=5)
+    assert await bench.link.attach(session)
+    bench.routes.fails = [errors.PEER_TIMEOUT()]
+    bench.link.detach(session)
+    await parts.until(lambda: any(request.detached for request in bench.told()))
+    await parts.stop(loop)
+
+
+async def test_nobody_waits_for_presence_that_is_away(bench: Bench) -> None:
+    session = parts.live_session(2, session_no=5)
+    assert not await bench.link.attach(session)
+    bench.link.is_certain = True
+    loop = await parts.running(bench.link.run_routes)
+    await parts.until(bench.told)
+    await parts.stop(loop)
+
+
+async def test_all_sessions_are_told_again_when_asked(bench: Bench) -> None:
+    for account in range(1, 1_503):
+        bench.sessions.add(parts.live_session(account))
+    bench.reattach = [True]
+    loops = [await parts.running(bench.link.beat), await parts.running(bench.link.run_routes)]
+    await parts.until(lambda: any(request.full_done for request in bench.told()))
+    await parts.stop(*loops)
+    full = [request for request in bench.told() if request.full]
+    assert [len(request.attached) for request in full] == [1_000, 502]
+    assert [request.full_done for request in full] == [False, True]
+    assert bench.certain == 2, "sessions are compared after their routes are known"
+
+
+async def test_superseded_sessions_are_told(bench: Bench) -> None:
+    seen: list[int] = []
+    bench.link.is_certain = True
+    bench.link.on_superseded = lambda records: seen.extend(r.account_id for r in records)
+    bench.superseded = [SessionRecord(account_id=2, device_id="phone", session_no=9)]
+    loop = await parts.running(bench.link.run_routes)
+    await bench.link.attach(parts.live_session(2))
+    await parts.stop(loop)
+    assert seen == [2]
+
+
+async def test_wishes_of_one_user_are_joined(bench: Bench) -> None:
+    bench.link.wish(2, types_pb2.PRESENCE_STATE_INVISIBLE, None, 0)
+    bench.link.wish(2, types_pb2.PRESENCE_STATE_UNSPECIFIED, "lunch", 5)
+    loop = await parts.running(bench.link.run_wishes)
+    await parts.until(lambda: bench.wishes)
+    await parts.stop(loop)
+    (wish,) = bench.wishes
+    assert wish.state == types_pb2.PRESENCE_STATE_INVISIBLE
+    assert (wish.status_text, wish.status_until_ms) == ("lunch", 5)
+
+
+class Contacts:
+    """Who knows whom."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, list[int]] = {}
+        self.privacy_of: dict[int, Privacy] = {}
+
+    async def contacts_of(self, accounts: Sequence[int]) -> dict[int, list[int]]:
+        return {account: self.of.get(account, []) for account in accounts}
+
+    async def privacy(self, accounts: Sequence[int]) -> dict[int, Privacy]:
+        return {a: self.privacy_of.get(a, Privacy(2, 2, 2, 2)) for a in accounts}
+
+
+class Watched:
+    """A Watching with contacts 1 (alice), 2 (bob) and 3 (carol)."""
+
+    def __init__(self) -> None:
+        self.contacts, self.sessions = Contacts(), Sessions()
+        resolver = Resolver(
+            parts.ScriptedAccounts(),  # type: ignore[arg-type]
+            parts.ScriptedConversations(),  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            makes_unknown=False,
+            makes_contacts=True,
+        )
+        self.watching = Watching(
+            lambda: None,
+            NodeAddress("n", "t", 7),
+            self.contacts,
+            resolver,
+            self.sessions,
+            StepClock(),
+        )
+
+    async def start(self, *sessions: Any) -> None:
+        for session in sessions:
+            self.sessions.add(session)
+            self.watching.start(session)
+        await self.settle()
+
+    async def settle(self) -> None:
+        loop = await parts.running(self.watching.run)
+        await parts.until(lambda: not self.watching._refresh)
+        await parts.stop(loop)
+
+    def tell(self, account: int, version: int, state: Any = ONLINE, generation: int = 1) -> None:
+        fact = PresenceFact(account_id=account, state=state, generation=generation, version=version)
+        self.watching._on_response(WatchResponse(facts=[fact]))
+
+
+def seen(session: Any) -> list[tuple[str, int]]:
+    return [(p.user_id, p.state) for frame in parts.drain(session) for p in frame.presence]
+
+
+async def test_contacts_are_watched_and_told() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    bob, carol = parts.live_session(2), parts.live_session(3)
+    await bench.start(bob, carol)
+    assert bench.watching.stream._changes == {1: True, 2: True, 3: True}
+    bench.tell(1, 5)
+    assert (seen(bob), seen(carol)) == ([("alice", ONLINE)], [])
+    bench.tell(1, 4, OFFLINE)
+    assert seen(bob) == [], "an older fact is no news"
+    bench.tell(1, 1, OFFLINE, generation=2)
+    assert seen(bob) == [("alice", OFFLINE)], "a new generation begins anew"
+
+
+async def test_privacy_is_applied_here() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    bench.contacts.privacy_of = {1: Privacy(presence=1, last_seen=2, typing=2, read_receipts=2)}
+    bob = parts.live_session(2)
+    await bench.start(bob)
+    bench.tell(1, 5)
+    assert seen(bob) == [("alice", OFFLINE)]
+
+
+async def test_a_second_session_is_told_from_memory_and_interest_is_counted() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    phone, laptop = parts.live_session(2, "phone"), parts.live_session(2, "laptop", 2)
+    await bench.start(phone)
+    bench.tell(1, 5)
+    await bench.start(laptop)
+    assert ("alice", ONLINE) in seen(laptop)
+    bench.watching.stream._changes.clear()
+    bench.watching.stop(phone)
+    assert bench.watching.stream._changes == {}
+    bench.watching.stop(laptop)
+    assert bench.watching.stream._changes == {1: False, 2: False}
+
+
+async def test_who_is_no_contact_any_more_is_shown_offline() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    bob = parts.live_session(2)
+    await bench.start(bob)
+    bench.tell(1, 5)
+    seen(bob)
+    bench.contacts.of = {}
+    bench.watching.refresh([2])
+    await bench.settle()
+    assert seen(bob) == [("alice", OFFLINE)]
+    bench.tell(1, 6)
+    assert seen(bob) == []
+
+
+async def test_two_differing_digests_ask_for_everything_again() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    await bench.start(parts.live_session(2))
+    bench.tell(1, 5)
+    right = mix_version(1, 1, 5)
+    for digest, asked in ((right, False), (7, False), (right, False), (7, False), (7, True)):
+        bench.watching.stream._changes.clear()
+        bench.watching._on_response(WatchResponse(digest=digest, has_digest=True))
+        assert bool(bench.watching.stream._changes) is asked

@@ -49,7 +49,6 @@ POISON: Final = (
 _STORED: Final = (CommitStatus.ACCEPTED, CommitStatus.REPEATED)
 
 
-
 class Ran(NamedTuple):
     """What became of some sends."""
 
@@ -57,6 +56,7 @@ class Ran(NamedTuple):
     """Those that were answered, and whether each is stored."""
     locked: list[PendingSend]
     """Those that met a lock timeout, in order: nothing happened, nobody was answered."""
+
 
 _log = logger(__name__)
 _budget = LogBudget(per_second=2)

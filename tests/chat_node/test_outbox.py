@@ -5,12 +5,24 @@ import pytest
 from chat_svc.node.outbox import MAX_BYTES_IN_FLIGHT, RESEND_MARGIN_MS
 from chat_svc.store.outbox import OutboxRow
 from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest, EnqueueResponse, QueueLag
+from chatmesh.runtime.postgres import LostConnection
 from tests.chat_node import parts
 from tests.chat_node.parts import ScriptedRows, StepClock
 
 
 def row(batch_id: int, attempt: int = 1) -> OutboxRow:
     return OutboxRow(batch_id, [2, 3], [5, 6], [50, 60], [True, False], attempt, 0)
+
+
+class AwayRows(ScriptedRows):
+    """A store that is away at first."""
+
+    away = True
+
+    async def due_rows(self, node_id: int, older_than_ms: int, limit: int) -> list[OutboxRow]:
+        if self.away:
+            raise LostConnection("away", unknown_outcome=False)
+        return await super().due_rows(node_id, older_than_ms, limit)
 
 
 async def test_accepted_frames_are_not_sent_again_but_rows_wait_for_done() -> None:
@@ -84,6 +96,24 @@ async def test_rows_of_an_unknown_outcome_are_looked_for() -> None:
     loop = await parts.running(outbox.resend)
     await parts.until(lambda: outbox.unsettled == 1)
     await parts.stop(loop)
+
+
+async def test_the_look_for_such_rows_waits_for_stores_that_are_away_for_long() -> None:
+    rows, clock = AwayRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.may_have_rows()
+    loop = await parts.running(outbox.resend)
+    await parts.until(lambda: clock.now > 1_100)  # sync_svc is away
+    outbox.stream._call = object()  # type: ignore[assignment] # the stream is open
+    await parts.until(lambda: clock.now > 1_200)  # PostgreSQL is away
+    rows.away, rows.due = False, [[], [], [row(9)]]
+    await parts.until(lambda: outbox.unsettled == 1)
+    await parts.until(lambda: clock.now > 1_300)
+    outbox.on_done([9])
+    asked = len(rows.asked)
+    await parts.until(lambda: clock.now > 1_400)
+    await parts.stop(loop)
+    assert len(rows.asked) == asked, "it ends when it was possible for long enough"
 
 
 async def test_nothing_is_resent_while_the_stream_is_away() -> None:

@@ -1,0 +1,135 @@
+"""`chatmesh send --as alice bob TEXT`: messages from pipes and scripts."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chatmesh.cli import CommandError, DataOption, JsonOption, progress
+from chatmesh.cli.speaking import AsOption, CaOption, Speaker, TargetOption, run, speaker
+
+if TYPE_CHECKING:
+    from chatmesh.client import Sent
+
+BATCH_LINES = 100
+MAX_WAITING_LINES = 1_000
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(send)
+
+
+def send(
+    to: Annotated[str, typer.Argument(metavar="TO", help="A user, or `#ID` for a conversation.")],
+    text: Annotated[
+        str, typer.Argument(help="What to say; `-` sends each line of standard input.")
+    ],
+    user: AsOption = "",
+    silent: Annotated[bool, typer.Option("--silent", help="Notify nobody.")] = False,
+    data: DataOption = None,
+    target: TargetOption = "",
+    ca: CaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a message, or every line of standard input; return when all are durable.
+
+    Prints one line per message: its id. A refused line is told on stderr, the others still go;
+    the exit code is then 1.
+
+    \b
+    Examples:
+      chatmesh send --as alice bob "hello Bob"
+      make 2>&1 | chatmesh send --as builder alice -
+      chatmesh trace $(chatmesh send --as alice bob hi)
+    """
+    who = speaker(user, target, data, ca)
+    lines = Lines(sys.stdin if text == "-" else [text])
+    run(_send(who, to, lines, silent, as_json))
+
+
+class Lines:
+    """Batches of lines: all that is there already, so that a slow pipe's line goes at once and a
+    fast one's go together. A thread reads, because a pipe cannot be waited for otherwise."""
+
+    def __init__(self, stream: Iterable[str]) -> None:
+        self._waiting: queue.Queue[str | None] = queue.Queue(MAX_WAITING_LINES)
+        self._ended = False
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def _read(self, stream: Iterable[str]) -> None:
+        for line in stream:
+            if line := line.rstrip("\r\n"):
+                self._waiting.put(line)
+        self._waiting.put(None)
+
+    def take(self) -> list[str]:
+        """At least one line, waiting for it; empty at the end."""
+        batch: list[str] = []
+        while not self._ended and len(batch) < BATCH_LINES:
+            try:
+                line = self._waiting.get(block=not batch)
+            except queue.Empty:
+                break
+            if line is None:
+                self._ended = True
+            else:
+                batch.append(line)
+        return batch
+
+
+async def _send(who: Speaker, to: str, lines: Lines, silent: bool, as_json: bool) -> None:
+    import asyncio
+
+    from chatmesh.client import Message, Text, UnaryClient
+
+    destination = _destination(to)
+    refused = 0
+    async with UnaryClient(
+        who.target, token=who.token, tls=who.tls, allow_plaintext=who.allow_plaintext
+    ) as client:
+        while batch := await asyncio.to_thread(lines.take):
+            messages = [
+                Message(Text(line), silent=silent, to_user=destination[0],
+                        conversation_id=destination[1])
+                for line in batch
+            ]  # fmt: skip
+            for line, outcome in zip(batch, await client.send_many(messages), strict=True):
+                refused += _tell(line, outcome, as_json)
+    if refused:
+        raise CommandError(f"{refused} message{'s were' if refused > 1 else ' was'} not sent")
+
+
+def _destination(to: str) -> tuple[str | None, int | None]:
+    if not to.startswith("#"):
+        return to, None
+    try:
+        return None, int(to[1:])
+    except ValueError:
+        raise CommandError(f"{to!r} is no conversation: write # and its number", 2) from None
+
+
+def _tell(line: str, outcome: Sent | Exception, as_json: bool) -> int:
+    """Prints one outcome; 1 when it was a refusal."""
+    if isinstance(outcome, Exception):
+        progress(f"chatmesh: not sent: {outcome}")
+        return 1
+    if as_json:
+        values = {
+            "message_id": str(outcome.message_id),
+            "conversation_id": str(outcome.conversation_id),
+            "conversation_seq": outcome.conversation_seq,
+            "message_no": outcome.message_no,
+            "timeline_seq": outcome.timeline_seq,
+            "created_at_ms": outcome.created_at_ms,
+        }
+        typer.echo(json.dumps(values))
+    else:
+        typer.echo(outcome.message_id)
+    return 0

@@ -35,6 +35,8 @@ ATTACH_ANSWER_SECONDS: Final = 3.0
 ATTACH_PATIENCE_SECONDS: Final = 1.0
 """A session waits this long for its route; then it opens without, and is compared later."""
 MAX_RECORDS: Final = 1_000
+MAX_DETACHED: Final = 50_000
+"""Ends of sessions kept while presence is away."""
 MAX_IN_FLIGHT: Final = 16
 RETRY_SECONDS: Final = 0.2
 
@@ -67,6 +69,7 @@ class PresenceLink:
             open_attach, name="presence routes", max_in_flight=MAX_IN_FLIGHT
         )
         self._attached: dict[LiveSession, asyncio.Future[None] | None] = {}
+        self._late: set[LiveSession] = set()  # opened before their route was known
         self._detached: list[SessionRecord] = []
         self._wishes: dict[int, SetStateRequest] = {}
         self._all_again = False
@@ -77,7 +80,8 @@ class PresenceLink:
         self.on_superseded: Callable[[Sequence[SessionRecord]], None] = lambda _records: None
         """Told of sessions here that are older than the device's session elsewhere."""
         self.on_certain: Callable[[], None] = lambda: None
-        """Told when routes can be relied on again: sessions must be compared."""
+        """Told when routes can be relied on again, and when the route of a session became known
+        after it had read to its head: sessions must be compared."""
 
     async def attach(self, session: LiveSession) -> bool:
         """Make the session's route known; False when presence did not answer in time (it goes on
@@ -86,11 +90,13 @@ class PresenceLink:
         self._attached[session] = known
         self._wake.set()
         if not self.is_certain:
+            self._late.add(session)
             return False  # presence is away: nobody waits for it
         try:
             async with asyncio.timeout(ATTACH_PATIENCE_SECONDS):
                 await known
         except TimeoutError:
+            self._late.add(session)
             if session in self._attached:
                 self._attached[session] = None
             return False
@@ -104,6 +110,10 @@ class PresenceLink:
     def detach(self, session: LiveSession) -> None:
         """The session is over."""
         self._attached.pop(session, None)
+        self._late.discard(session)
+        if len(self._detached) >= MAX_DETACHED:  # presence is away for long
+            self._detached.clear()
+            self._all_again = True  # a full attach takes away what it does not name
         self._detached.append(_record(session))
         self._wake.set()
 
@@ -159,11 +169,12 @@ class PresenceLink:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._all_again:
-                self._all_again = False
-                await self._attach_all()
-            while self._attached or self._detached:
-                await self._attach_some()
+            while self._all_again or self._attached or self._detached:
+                if self._all_again:  # first: under many logins some always wait
+                    self._all_again = False
+                    await self._attach_all()
+                if self._attached or self._detached:
+                    await self._attach_some()
 
     async def run_wishes(self) -> None:
         """Tell lasting presence; in the background."""
@@ -197,6 +208,10 @@ class PresenceLink:
             for known in attached.values():
                 if known is not None and not known.done():
                     known.set_result(None)
+            if not self._late.isdisjoint(attached):
+                # What came between their read to the head and their route told nobody here.
+                self._late.difference_update(attached)
+                self.on_certain()
         else:
             for session, known in attached.items():
                 if not session.is_over:

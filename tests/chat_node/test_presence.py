@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chat_svc.node import presence
 from chat_svc.node.hints import NodeAddress
 from chat_svc.node.presence import PresenceLink
 from chat_svc.node.resolver import Resolver
@@ -156,6 +157,34 @@ async def test_nobody_waits_for_presence_that_is_away(bench: Bench) -> None:
     bench.link.is_certain = True
     loop = await parts.running(bench.link.run_routes)
     await parts.until(bench.told)
+    await parts.stop(loop)
+
+
+@pytest.mark.parametrize("is_certain", [True, False])
+async def test_a_route_that_became_known_late_compares_sessions(
+    bench: Bench, is_certain: bool
+) -> None:
+    bench.link.is_certain = is_certain
+    session = parts.live_session(2, session_no=5)
+    assert not await bench.link.attach(session)  # nobody tells routes yet
+    loop = await parts.running(bench.link.run_routes)
+    await parts.until(bench.told)
+    await parts.until(lambda: bench.certain == 1)
+    bench.link.changed(session)
+    await parts.until(lambda: len(bench.told()) == 2)
+    await parts.stop(loop)
+    assert bench.certain == 1, "once"
+
+
+async def test_ends_that_presence_was_not_told_of_are_bounded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "MAX_DETACHED", 10)
+    for number in range(25):
+        bench.link.detach(parts.live_session(number + 1))
+    assert len(bench.link._detached) <= 10
+    loop = await parts.running(bench.link.run_routes)
+    await parts.until(lambda: any(request.full_done for request in bench.told()))
     await parts.stop(loop)
 
 

@@ -1,17 +1,36 @@
 """A stranger for every row, and two friends who must not notice anything."""
 
 import itertools
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import grpc
 import pytest
 
 from chatmesh.cli.bench.h2 import GrpcConnection, connect
 from chatmesh.embedded.running import RunningMesh
+from chatmesh.embedded.supervisor import Mesh, MeshOptions
 from tests.bad_input.people import Friends, Stranger
 from tests.raw import RawSession
 
+ENVIRONMENT = {
+    "CHATMESH_UNKNOWN_RECIPIENTS": "refuse",  # as in production
+    "CHATMESH_LIMIT_HELLO_TIMEOUT_SECONDS": "1",
+}
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def running_mesh() -> Iterator[RunningMesh]:
+    """A mesh of their own, where whoever never signed in cannot be written to."""
+    with tempfile.TemporaryDirectory(prefix="chatmesh-bad-input-") as folder:
+        options = MeshOptions(
+            data=Path(folder) / "data", ports="auto",
+            environment={"chat_svc": ENVIRONMENT},
+        )  # fmt: skip
+        with Mesh(options) as mesh:
+            yield mesh.running
 
 
 @pytest.fixture(scope="module")
@@ -57,5 +76,9 @@ async def friends(
         await of_alice.hello()
         await of_bob.hello()
         made = Friends(of_alice, of_bob, bob)
+        async with RawSession(
+            channels[0], running_mesh.token("elsewhere", tenant="other")
+        ) as of_another_tenant:
+            await of_another_tenant.hello()
         await made.talk()
         yield made

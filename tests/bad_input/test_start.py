@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import unittest.mock
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -30,12 +31,12 @@ NOWHERE = "127.0.0.1:1"
 FIXED_PUBLIC_PORT = 7030
 
 
-def up(*arguments: str) -> tuple[str, str]:
+def up(*arguments: str, **environment: str) -> tuple[str, str]:
     """`chatmesh up`: its status and what it said on stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "chatmesh.cli.main", "up", *arguments],
-        capture_output=True, text=True, timeout=120,
-        check=False,
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, **environment},
     )  # fmt: skip
     assert done.stdout == "", "a mesh that does not start says nothing on stdout"
     return f"exit {done.returncode}", done.stderr
@@ -120,20 +121,50 @@ def redis_unreachable() -> tuple[str, str]:
     return server("presence_svc", "redis", REDIS_URL=f"redis://{NOWHERE}")
 
 
-def fsync_off() -> tuple[str, str]:
-    with stores(fsync="off") as found:
+@contextmanager
+def careless_postgres() -> Iterator[RunningMesh]:
+    """A real PostgreSQL with fsync off, which `up` itself runs only when it is told so."""
+    with (
+        unittest.mock.patch.dict(os.environ, {"CHATMESH_POSTGRES_DURABLE": "false"}),
+        stores(fsync="off") as found,
+    ):
         with psycopg.connect(found.owner_url()) as connection:
             row = connection.execute("SHOW fsync").fetchone()
-            assert row == ("off",), "the test would prove nothing"
-        return server("sequencer_svc", "fsync", POSTGRES_URL=found.owner_url())
+        assert row == ("off",), "the test would prove nothing"
+        del os.environ["CHATMESH_POSTGRES_DURABLE"]
+        yield found
 
 
-def may_evict() -> tuple[str, str]:
+@contextmanager
+def forgetful_redis() -> Iterator[RunningMesh]:
+    """A real Valkey that evicts when it is full."""
     with stores() as found:
         client = redis.Redis.from_url(found.redis_url())
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.close()
+        yield found
+
+
+def server_on_careless_postgres() -> tuple[str, str]:
+    with careless_postgres() as found:
+        return server("sequencer_svc", "fsync", POSTGRES_URL=found.owner_url())
+
+
+def server_on_forgetful_redis() -> tuple[str, str]:
+    with forgetful_redis() as found:
         return server("presence_svc", "maxmemory-policy", REDIS_URL=found.redis_url())
+
+
+def up_on_careless_postgres() -> tuple[str, str]:
+    with careless_postgres() as found, tempfile.TemporaryDirectory() as folder:
+        url = found.owner_url()
+        return up("--data", folder, "--ports", "auto", CHATMESH_POSTGRES_URL=url)
+
+
+def up_on_forgetful_redis() -> tuple[str, str]:
+    with forgetful_redis() as found, tempfile.TemporaryDirectory() as folder:
+        url = found.redis_url()
+        return up("--data", folder, "--ports", "auto", CHATMESH_REDIS_URL=url)
 
 
 STARTS: dict[str, Callable[[], tuple[str, str]]] = {
@@ -142,8 +173,10 @@ STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "data folder that cannot be made": folder_impossible,
     "PostgreSQL unreachable": postgres_unreachable,
     "Redis unreachable": redis_unreachable,
-    "PostgreSQL with fsync off": fsync_off,
-    "Redis that may evict": may_evict,
+    "PostgreSQL with fsync off, a server alone": server_on_careless_postgres,
+    "PostgreSQL with fsync off, the whole mesh": up_on_careless_postgres,
+    "Redis that may evict, a server alone": server_on_forgetful_redis,
+    "Redis that may evict, the whole mesh": up_on_forgetful_redis,
 }
 
 

@@ -13,6 +13,7 @@ from chat_svc.api.parts import (
     publish,
     request_of,
 )
+from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.contacts import ContactAction
 from chat_svc.store.accounts import ContactRow, ContactState, Privacy
 from chatmesh import errors
@@ -23,6 +24,7 @@ MAX_PRESENCE_USERS: Final = 200
 _IDS_OF_A_CHANGE: Final = 3
 
 
+@outlives_the_store
 class ContactApi(ContactServiceServicer):
     """Contacts, blocks, privacy."""
 

@@ -16,6 +16,7 @@ from chat_svc.api.parts import (
     publish,
     request_of,
 )
+from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.membership import Change, Role
 from chat_svc.store.conversations import ActivityCursor, ConversationView, MemberChange
 from chat_svc.store.govern import Properties
@@ -31,6 +32,7 @@ _IDS_OF_A_GROUP: Final = 4
 _IDS_OF_A_CHANGE: Final = 2
 
 
+@outlives_the_store
 class ConversationApi(ConversationServiceServicer):
     """Conversations, members, history, own state."""
 

@@ -12,6 +12,7 @@ import grpc
 
 from chat_svc.api import checks
 from chat_svc.api.parts import Context, UnaryParts, caller_of
+from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.quiet import MINUTES_PER_DAY, zone_of
 from chat_svc.store.accounts import NotificationSettings
 from chatmesh import errors
@@ -36,6 +37,7 @@ T = TypeVar("T")
 _log = logger(__name__)
 
 
+@outlives_the_store
 class DeviceApi(DeviceServiceServicer):
     """Devices and how push reaches them."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
+from chat_svc.api.contacts import ContactApi
+from chat_svc.store.bundle import ChatStore
 from chat_svc.store.devices import START_OLDEST
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.postgres import Database, Lane
 from chatmesh.v1 import contacts_pb2, devices_pb2
 from chatmesh.v1.contacts_pb2 import UpdateContactRequest
 from tests.chat_store.api import Api
@@ -184,3 +188,27 @@ async def test_loudness(api: Api) -> None:
     ):
         with pytest.raises(Fault, match="INVALID_FIELD"):
             await update(**bad)
+
+
+async def test_connections_that_died_are_nobodys_problem(api: Api) -> None:
+    (one,) = (api.world.name_of(a) for a in await api.world.users(1))
+    await api.world.ask(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    for _ in range(4):
+        read = await api.call(one, api.contacts.UpdatePrivacy, contacts_pb2.UpdatePrivacyRequest())
+        assert read.privacy.presence == contacts_pb2.AUDIENCE_CONTACTS
+
+
+async def test_a_store_that_is_away_is_said_as_such(api: Api) -> None:
+    (one,) = (api.world.name_of(a) for a in await api.world.users(1))
+    request = contacts_pb2.ListContactsRequest()
+    await api.call(one, api.contacts.ListContacts, request)  # the account is known by now
+    async with Database(
+        "postgresql://nobody@/none?host=/nowhere", role_name="", readiness=None
+    ) as database:
+        store = ChatStore.on(database, Lane("postgresql:///", role_name="", name="none"))
+        away = ContactApi(dataclasses.replace(api.parts, store=store))
+        with pytest.raises(Fault, match="UNAVAILABLE NOT_SERVING"):
+            await api.call(one, away.ListContacts, request)

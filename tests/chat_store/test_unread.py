@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from chat_svc.store.govern import Properties
 from chat_svc.store.receipts import Mark
 from chatmesh.v1.types_pb2 import Content, EditContent, Event, TextContent
 from tests.chat_store.world import World
+
+PAGE = Path(__file__).parents[2] / "docs" / "unread.md"
 
 
 class Case:
@@ -137,6 +140,15 @@ async def test_the_store_counts_as_the_table_says(world: World, rule: UnreadRule
     view = await world.store.conversations.view(reader.id, case.group)
     assert (view.state.unread if view else 0) == int(rule.in_conversation)
     assert await world.store.conversations.unread_totals(reader.id) == (int(rule.in_total), 0)
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    lines = PAGE.read_text().splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+    word = {True: "yes", False: "no"}
+    assert rows == [
+        [rule.what, word[rule.in_conversation], word[rule.in_total], rule.why] for rule in RULES
+    ]
 
 
 def test_every_row_has_its_case() -> None:

@@ -64,23 +64,7 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
             ground.store.devices,
             ground.store.push_state,
         )
-        drain = Drain(
-            node,
-            path.committer,
-            sides.farewell,
-            sides.presence,
-            path.lease,
-            servicer,
-            ground.clock,
-            settings.shutdown_grace_seconds,
-        )
-
-        def lease_lost() -> None:
-            drain.is_dead = True
-            lifecycle.failed = True
-            lifecycle.stop("another node has taken this node's lease")
-
-        path.lease.on_lost = lease_lost
+        drain = _drain(ground, path, sides, node, servicer)
         public, mesh = _listeners(ground, path, node, servicer, verifier)
         add_unary_services(public, ground, path, sides, node)
         ground.address.target = settings.target_at(await mesh.start())
@@ -97,6 +81,29 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
         sides.tasks.start(begin(), "begin")
         await public.start()
         await lifecycle.run([public, mesh], [drain.run])
+
+
+def _drain(
+    ground: Ground, path: Path, sides: Sides, node: ChatNode, servicer: NodeServicer
+) -> Drain:
+    drain = Drain(
+        node,
+        path.committer,
+        sides.farewell,
+        sides.presence,
+        path.lease,
+        servicer,
+        ground.clock,
+        ground.settings.shutdown_grace_seconds,
+    )
+
+    def lease_lost() -> None:
+        drain.is_dead = True
+        ground.lifecycle.failed = True
+        ground.lifecycle.stop("another node has taken this node's lease")
+
+    path.lease.on_lost = lease_lost
+    return drain
 
 
 def _listeners(

@@ -20,6 +20,7 @@ const protos = process.env.PROTOS ?? "./protos";
 const definition = loader.loadSync("chatmesh/v1/session.proto", {
   includeDirs: [protos],
   longs: String,
+  arrays: true, // fields that are absent read as []
   enums: String,
 });
 const { ChatService } = grpc.loadPackageDefinition(definition).chatmesh.v1;

@@ -45,6 +45,7 @@ let stored = 0n; // highest timeline_seq that we have "stored"
 function leaveWhenDone() {
   if (!sent || stored < BigInt(sent.timelineSeq)) return;
   console.log(JSON.stringify(sent));
+  sent = undefined; // said once; frames may still follow
   session.end();
 }
 

@@ -299,6 +299,7 @@ def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier
             limits=ground.limits,
             sessions=path.sessions,
             committer=path.committer,
+            handover=path.handover,
             fill=sides.fill,
             cursors=sides.cursors,
             receipts=sides.receipts,

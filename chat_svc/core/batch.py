@@ -48,6 +48,8 @@ class Sender:
     """Takes the serialised SendResult of one message, and whether it was accepted."""
     slim_session: object = None
     """The session that gets its own messages back without content; None = it wants them whole."""
+    has_left: Callable[[], bool] = lambda: False
+    """Whether the session that sends is over; never for senders without one."""
     pending: deque["PendingSend"] = field(default_factory=deque)
     is_ready: bool = False
     """Stands in the ring of senders."""

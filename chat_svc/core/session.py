@@ -87,6 +87,11 @@ class SessionMachine:
         self._account_stale = False
         self._half_closed = False
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether only the last frames wait, if any."""
+        return self.state in _ENDED
+
     # -- frames of the client ------------------------------------------------------------------
 
     def on_frame(self, frame: ClientFrame, now: float, wall_ms: int) -> None:

@@ -48,6 +48,8 @@ class Stored:
     slim_body: bytes = b""
     slim_session: object = None
     """The session that gets its entry with ``slim_body``; None = whole like all."""
+    sender_left: bool = False
+    """The session that sent it is over."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,13 @@ class Handover:
         self._enqueue(batch_id, parcel)
         self._deliver_local(parcel)
 
+    def tell_head(self, account: int, seq: int) -> None:
+        """Tell the account's sessions, wherever they are, how far its timeline reaches; at most
+        once."""
+        now_ms = self._clock.wall_ms()
+        hint = Hint(account_id=account, timeline_seq=seq)
+        self._outbox.signal(batch_frame(self._address, 0, [hint], attempt=0, now_ms=now_ms))
+
     def answer(self, send: PendingSend, outcome: CommitOutcome, *, again: bool = False) -> None:
         """The one result of one message. ``again``: a second message with the same key."""
         status = outcome.status
@@ -118,6 +127,7 @@ class Handover:
             repeated = again or status is REPEATED
             if repeated:
                 self._counters.messages_repeated += 1
+                self._note_own(send.sender.account, outcome.sender_timeline_seq)
             else:
                 self._counters.messages_committed += 1
             result = SendResult(
@@ -139,6 +149,12 @@ class Handover:
         self._counters.messages_refused += 1
         result = SendResult(idempotency_key=send.message.key, problem=problem_of(fault))
         send.sender.answer(send, result.SerializeToString(), False)
+
+    def _note_own(self, account: int, seq: int) -> None:
+        """An earlier session has stored this, maybe on a node that died before it told anybody."""
+        for session in self._sessions.of(account):
+            session.machine.note_head(seq)
+            session.settle()
 
     def _stored(self, send: PendingSend, outcome: CommitOutcome) -> Stored:
         sender, message = send.sender, send.message
@@ -162,6 +178,7 @@ class Handover:
             send.trace,
             slim_body,
             sender.slim_session,
+            sender.has_left(),
         )
 
     def _pack(self, parcel: _Parcel, stored: Stored) -> None:
@@ -173,7 +190,9 @@ class Handover:
             account, seq = recipient.account, recipient.timeline_seq
             own = account == stored.sender
             entry = entry_bytes(seq, event, stored.key if own else b"")
-            if recipient.hinted:
+            # A sender whose only device sends is not hinted by the commit: the session is here. If
+            # it ended while its message was on the way, the device may be on another node by now.
+            if recipient.hinted or (own and stored.sender_left):
                 parcel.hints.append(
                     Hint(
                         account_id=account,

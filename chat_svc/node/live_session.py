@@ -167,6 +167,10 @@ class LiveSession:
             self._counters.entries_out += self.machine.window.taken_seq - before
         return frame
 
+    def has_left(self) -> bool:
+        """Whether it takes no entries any more: its stream is over, or only `closed` waits."""
+        return self.is_over or self.machine.is_ended
+
     @property
     def is_finished(self) -> bool:
         """Whether ``closed`` has been taken: the stream ends with `final_fault`, or with OK."""

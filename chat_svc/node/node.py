@@ -21,6 +21,7 @@ from chat_svc.node.counts import Counts
 from chat_svc.node.cursors import Cursors
 from chat_svc.node.farewell import Ended, Farewell
 from chat_svc.node.fill import Fill
+from chat_svc.node.handover import Handover
 from chat_svc.node.hints import NodeAddress
 from chat_svc.node.live_session import LiveSession
 from chat_svc.node.opening import Opening
@@ -56,6 +57,7 @@ class NodeParts:
     limits: Limits
     sessions: Sessions
     committer: Committer
+    handover: Handover
     fill: Fill
     cursors: Cursors
     receipts: Receipts
@@ -140,8 +142,11 @@ class ChatNode:
         parts.counters.sessions_ended += 1
         is_newest = parts.sessions.remove(session) and not session.was_replaced
         parts.presence.detach(session)
+        window = session.machine.window
+        if session.was_replaced:
+            # What it sent until it was told is hinted to nobody: its device had been here.
+            parts.handover.tell_head(session.account, window.head_seq)
         if is_newest:
-            window = session.machine.window
             parts.farewell.say(
                 Ended(
                     session.account,

@@ -155,6 +155,8 @@ class Opening:
         """Make it the device's session here; False when it is over or a newer one is here."""
         parts = self._parts
         session.session_no = opened.session_no
+        # Should it end before it is live, this is what it owes push.
+        session.machine.window.start(opened.start_seq, opened.head_seq, parts.clock.monotonic())
         session.token = secrets.token_urlsafe(TOKEN_BYTES)
         session.sender = sender_of(session, row, is_slim=wanted.slim_echo)
         if session.is_over or session.machine.state is not State.OPENING:
@@ -222,6 +224,7 @@ def sender_of(session: LiveSession, row: AccountRow, *, is_slim: bool) -> Sender
         flags=0,
         answer=session.answer,
         slim_session=session if is_slim else None,
+        has_left=session.has_left,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from chat_svc.core import effects
 from chat_svc.core.batch import PendingSend
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.delivery import Delivery
@@ -116,6 +117,25 @@ async def test_a_commit_that_hints_nobody_makes_no_frame_and_no_row(bench: Bench
     await bench.handover.sends(77, [send(Answers())], [outcome(hinted=False)])
     assert bench.batches() == []
     assert bench.outbox.unsettled == 0
+
+
+async def test_a_sender_who_left_meanwhile_is_hinted_wherever_they_are_now(bench: Bench) -> None:
+    made = send(Answers())
+    made.sender.has_left = lambda: True
+    await bench.handover.sends(77, [made], [outcome(hinted=False)])
+    (batch,) = bench.batches()
+    (hint,) = batch.hints
+    assert (hint.account_id, hint.timeline_seq, hint.pushable) == (ALICE, 1, False)
+    assert types_pb2.Entry.FromString(hint.entry).event.idempotency_key == made.message.key
+
+
+async def test_a_repeat_makes_sessions_read_what_an_earlier_one_sent(bench: Bench) -> None:
+    phone = parts.live_session(ALICE, "phone", clock=bench.clock, node=(node := parts.Recorder()))
+    bench.sessions.add(phone)
+    node.effects.clear()
+    repeated = CommitOutcome(CommitStatus.REPEATED, 901, CONVERSATION, 1, 1, WALL_MS, 1, [])
+    await bench.handover.sends(7, [send(Answers())], [repeated])
+    assert [type(effect) for effect in node.effects] == [effects.Read]
 
 
 async def test_sessions_here_get_the_entry_at_once_and_only_once(bench: Bench) -> None:

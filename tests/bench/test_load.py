@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatmesh.cli.bench.latency import Histogram
-from chatmesh.cli.bench.plan import Load, place_pairs, user_names
+from chatmesh.cli.bench.plan import ImpossibleLoad, Load, place_pairs, user_names
 from chatmesh.cli.bench.run import LOAD_MODULE, LoadProcess, RunFailed
 from tests.bench.liar import lying_server
 
@@ -92,6 +92,11 @@ async def test_loss_is_counted_when_nothing_moves_any_more(
 async def test_lie_ends_the_run(lie: str, said: str) -> None:
     with pytest.raises(RunFailed, match=said):
         await played(lie)
+
+
+async def test_load_beyond_the_limits_of_the_mesh_is_refused() -> None:
+    with pytest.raises(ImpossibleLoad, match="--window 300"):
+        await played("none", window=300)
 
 
 async def test_load_process_does_not_outlive_the_command() -> None:

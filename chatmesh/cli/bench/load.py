@@ -266,7 +266,7 @@ async def main() -> int:
         await orders.next()  # the command reads our CPU and memory first
         await run.leave()
     except _EXPECTED_ERRORS as error:
-        say(event="failed", what=str(error))
+        say(event="failed", what=str(error), impossible=isinstance(error, ImpossibleLoad))
         return 1
     return 0
 

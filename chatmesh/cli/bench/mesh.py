@@ -3,7 +3,7 @@
 Rules: a mesh of its own is the embedded one with the servers' default settings, but for the rate
 of client frames: the load keeps within it, and at the default (200 frames/s a session) a pair with
 a window of 1 would measure that limit and nothing else. Its folder is kept when the run failed,
-with the logs in it.
+with the logs in it, and removed in every other case.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,25 +27,42 @@ ENVIRONMENT: Final = {
 }
 
 
+@dataclass(slots=True)
+class MeasuredMesh:
+    """What a run is given. `keep` is set when somebody will want its logs."""
+
+    mesh: RunningMesh
+    keep: bool = False
+
+    @property
+    def logs(self) -> Path:
+        """Where its logs are."""
+        return self.mesh.folder.logs
+
+
 @contextmanager
 def measured_mesh(
     data: Path | None, chat_nodes: int, report: Callable[[str], None]
-) -> Iterator[RunningMesh]:
+) -> Iterator[MeasuredMesh]:
     """The mesh on `data`, or a new one on free ports in a folder that is removed afterwards.
 
     Raises an EmbeddedError that says what to do.
     """
     if data is not None:
-        yield running.find(data)
+        yield MeasuredMesh(running.find(data))
         return
     folder = Path(tempfile.mkdtemp(prefix="chatmesh-bench-"))
     options = MeshOptions(
         data=folder, chat_nodes=chat_nodes, ports="auto", environment={"*": ENVIRONMENT}
     )
+    keep = False
     try:
         with Mesh(options, report) as mesh:
-            yield mesh.running
-    except BaseException:
-        report(f"the mesh's folder is kept, its logs are in {folder / 'logs'}")
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+            measured = MeasuredMesh(mesh.running)
+            try:
+                yield measured
+            finally:
+                keep = measured.keep
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """`chatmesh bench messages`: pairs of clients that send as fast as it goes, or at a rate."""
 
-import contextlib
 import json
 import pathlib
 from typing import TYPE_CHECKING, Annotated
@@ -111,9 +110,8 @@ def messages(
         raise CommandError(str(error), exit_code=2) from None
     if save is not None and not save.parent.is_dir():
         raise CommandError(f"--save: there is no folder {save.parent}", exit_code=2)
-    console = Console(stderr=as_json)
-    outcome, nodes = _run(load, data, chat_nodes or DEFAULT_CHAT_NODES, console)
-    report.show(console, outcome)
+    outcome, nodes = _run(load, data, chat_nodes or DEFAULT_CHAT_NODES, Console(stderr=True))
+    report.show(Console(stderr=as_json), outcome)
     if save is not None:
         saved.save(save, outcome, nodes)
     if as_json:
@@ -138,13 +136,16 @@ def _run(
     from chatmesh.runtime import logs
 
     logs.configure("bench", "warning", "console")
-    with contextlib.ExitStack() as stack:
-        mesh = stack.enter_context(measured_mesh(data, chat_nodes, progress))
-        kept_in = mesh.folder.logs
-        bar = stack.enter_context(report.progress_bar(console))
+    with measured_mesh(data, chat_nodes, progress) as measured:
         try:
-            return asyncio.run(run.run(mesh, load, bar)), len(mesh.public)
+            with report.progress_bar(console) as bar:
+                outcome = asyncio.run(run.run(measured.mesh, load, bar))
         except ImpossibleLoad as error:
             raise CommandError(str(error), exit_code=2) from None
         except (run.RunFailed, MeshDied, OSError, psycopg.Error, redis.RedisError) as error:
-            raise CommandError(f"no result: {error} (the mesh's logs: {kept_in})") from None
+            measured.keep = True
+            raise CommandError(f"no result: {error} (all logs: {measured.logs})") from None
+        if not outcome.passed:
+            measured.keep = True
+            progress(f"the mesh's logs: {measured.logs}")
+        return outcome, len(measured.mesh.public)

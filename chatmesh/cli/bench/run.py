@@ -22,7 +22,7 @@ from chatmesh.cli.bench import readback
 from chatmesh.cli.bench.latency import Histogram
 from chatmesh.cli.bench.load import MAX_LINE_BYTES
 from chatmesh.cli.bench.outcome import Outcome, Totals
-from chatmesh.cli.bench.plan import Load, PairPlan, place_pairs, user_names
+from chatmesh.cli.bench.plan import ImpossibleLoad, Load, PairPlan, place_pairs, user_names
 from chatmesh.cli.bench.processes import MeshDied, MeshProcesses, cpu_of, memory_of
 from chatmesh.embedded.running import RunningMesh
 
@@ -66,7 +66,7 @@ class LoadProcess:
             await self._process.stdin.drain()
 
     async def until(self, event: str) -> Mapping[str, Any]:
-        """Its next line of this kind; ticks are noted. Raises RunFailed."""
+        """Its next line of this kind; ticks are noted. Raises RunFailed, ImpossibleLoad."""
         if self._process.stdout is None:
             raise RunFailed("the load process has no output")
         while line := await self._process.stdout.readline():
@@ -74,7 +74,8 @@ class LoadProcess:
             if content["event"] == event:
                 return content
             if content["event"] == "failed":
-                raise RunFailed(str(content["what"]))
+                failure = ImpossibleLoad if content["impossible"] else RunFailed
+                raise failure(str(content["what"]))
             self.delivered = content.get("delivered", self.delivered)
         code = await self._process.wait()
         raise RunFailed(f"the load process {self.pid} ended with code {code}")
@@ -92,7 +93,11 @@ class LoadProcess:
 
 
 async def run(mesh: RunningMesh, load: Load, progress: Progress) -> Outcome:
-    """Run a load. Raises RunFailed, MeshDied, and what the stores raise when they are away."""
+    """Run a load.
+
+    Raises ImpossibleLoad when the mesh's limits forbid it, RunFailed, MeshDied, and what the stores
+    raise when they are away.
+    """
     processes = MeshProcesses(mesh)
     progress("reading settings", 0, 0)
     settings = {
@@ -250,6 +255,6 @@ async def _all(waiting: Any) -> list[Mapping[str, Any]]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in waiting]
-    except* RunFailed as failures:
+    except* (RunFailed, ImpossibleLoad) as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -253,7 +253,9 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         cursors=cursors,
         push=push,
         farewell=Farewell(store.devices, cursors, push, clock),
-        reaper=Reaper(store.nodes, store.outbox, path.outbox, push, ground.address, clock),
+        reaper=Reaper(
+            store.nodes, store.outbox, path.outbox, push, ground.address, path.lease, clock
+        ),
         presence=presence,
         watching=watching,
         signals=signals,

@@ -7,7 +7,9 @@ process ends itself, to begin anew under a new id; nothing that it did can be wr
 is fenced by session_no or decided by PostgreSQL.
 
 The reaper: any node takes expired leases, makes the dead node's outbox rows its own, and hands its
-devices over to push.
+devices over to push. It judges others by its own lease: only while that was renewed in time for a
+whole lease, by PostgreSQL's clock, does a lease that is over mean a death. After PostgreSQL was
+away, was stopped, or stepped its clock, every lease is over, and the living need time to renew.
 """
 
 import asyncio
@@ -26,6 +28,10 @@ RENEW_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.3
 SAFETY_MS: Final = 1_000
 """A lease counts as over this long before PostgreSQL would say so."""
+IN_TIME_MS: Final = 4_500
+"""Between two renewals, by PostgreSQL's clock: more, and PostgreSQL was away for a moment."""
+JUDGE_MS: Final = 4_000
+"""So long after the last renewal others may be judged by it."""
 REAP_SECONDS: Final = 3.0
 STRANDED_PAGE: Final = 500
 TAKE_OVER_ROWS: Final = 1_000
@@ -41,16 +47,18 @@ class NodeRows(Protocol):
         """A new life: its id."""
         ...
 
-    async def renew(self, node_id: int, lease_ms: int) -> bool:
-        """Extend; False: taken."""
+    async def renew(self, node_id: int, lease_ms: int) -> int:
+        """Extend; the new end by PostgreSQL's clock. 0: taken."""
         ...
 
     async def leave(self, node_id: int) -> None:
         """End the lease."""
         ...
 
-    async def take_expired(self, limit: int = 16, *, again_after_ms: int = 30_000) -> list[int]:
-        """Take nodes whose lease is over."""
+    async def take_expired(
+        self, before_ms: int, limit: int = 16, *, again_after_ms: int = 30_000
+    ) -> list[int]:
+        """Take nodes whose lease is over, unless PostgreSQL's clock has passed `before_ms`."""
         ...
 
     async def stranded_devices(
@@ -84,6 +92,15 @@ class HandsOver(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """What the reaper needs of its own node's lease."""
+
+    @property
+    def judges_until_ms(self) -> int:
+        """See NodeLease."""
+        ...
+
+
 class NodeLease:
     """This node's own lease."""
 
@@ -92,6 +109,8 @@ class NodeLease:
         self._address = address
         self._clock = clock
         self._valid_until_ns = 0
+        self._until_ms = 0  # of the last renewal, by PostgreSQL's clock; 0 = none yet
+        self._in_time_since_ms = 0  # end given by the first of the renewals in time
         self._is_over = False  # given up, or taken: nothing is renewed any more
         self._renewed = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -102,6 +121,14 @@ class NodeLease:
     def is_valid(self) -> bool:
         """Whether the lease holds for certain."""
         return self._clock.boottime_ns() < self._valid_until_ns
+
+    @property
+    def judges_until_ms(self) -> int:
+        """Until when, by PostgreSQL's clock, an expired lease of another means its death; 0 = not
+        now."""
+        if self._is_over or self._until_ms - self._in_time_since_ms < LEASE_MS:
+            return 0
+        return self._until_ms - LEASE_MS + JUDGE_MS
 
     async def start(self) -> None:
         """Begin a life; waits for PostgreSQL as long as it takes. Sets the address's node id."""
@@ -117,6 +144,7 @@ class NodeLease:
                 await self._clock.sleep(RETRY_SECONDS)
                 continue
             self._extend(began_ns)
+            self._hurry.set()  # the first renewal begins the time after which others are judged
             return
 
     async def wait_valid(self) -> None:
@@ -141,7 +169,7 @@ class NodeLease:
     async def _renew(self) -> None:
         began_ns = self._clock.boottime_ns()
         try:
-            is_ours = await self._rows.renew(self._address.node_id, LEASE_MS)
+            until_ms = await self._rows.renew(self._address.node_id, LEASE_MS)
         except Exception as error:  # noqa: BLE001 - PostgreSQL is away: so is every judge
             if _budget.take():
                 _log.warning("lease not renewed", error=type(error).__name__)
@@ -149,7 +177,10 @@ class NodeLease:
             if not self.is_valid:
                 self._hurry.set()
             return
-        if is_ours:
+        if until_ms:
+            if not 0 <= until_ms - self._until_ms <= IN_TIME_MS:
+                self._in_time_since_ms = until_ms
+            self._until_ms = until_ms
             self._extend(began_ns)
         else:
             self._is_over = True
@@ -179,8 +210,10 @@ class Reaper:
         outbox: Outbox,
         push: HandsOver,
         address: NodeAddress,
+        lease: Judge,
         clock: Clock,
     ) -> None:
+        self._lease = lease
         self._rows = rows
         self._outbox_rows = outbox_rows
         self._outbox = outbox
@@ -193,13 +226,13 @@ class Reaper:
         """In the background."""
         while True:
             await self._clock.sleep(REAP_SECONDS)
-            if self._clock.monotonic() < self._quiet_until:
+            before_ms = self._lease.judges_until_ms
+            if not before_ms or self._clock.monotonic() < self._quiet_until:
                 continue
             try:
-                for dead in await self._rows.take_expired():
+                for dead in await self._rows.take_expired(before_ms):
                     await self._reap(dead)
             except Exception as error:  # noqa: BLE001 - the store or push is away: taken again later
-                # After an outage every lease is over and nobody died: let the living renew.
                 self._quiet_until = self._clock.monotonic() + LEASE_MS / 1_000
                 if _budget.take():
                     _log.warning("a dead node waits", error=type(error).__name__)

@@ -27,6 +27,7 @@ VALUES (%s, %s, chat.now_ms(), chat.now_ms() + %s) RETURNING id
 """
 _RENEW: Final = """
 UPDATE chat.chat_node SET lease_until_ms = chat.now_ms() + %s WHERE id = %s AND taken_at_ms = 0
+RETURNING lease_until_ms
 """
 _LEAVE: Final = "UPDATE chat.chat_node SET lease_until_ms = 0 WHERE id = %s"
 _TARGETS: Final = """
@@ -36,6 +37,7 @@ _TAKE: Final = """
 UPDATE chat.chat_node SET taken_at_ms = chat.now_ms() WHERE id IN (
   SELECT n.id FROM chat.chat_node n
   WHERE n.lease_until_ms < chat.now_ms() AND n.taken_at_ms < chat.now_ms() - %s
+    AND chat.now_ms() < %s
   ORDER BY n.id LIMIT %s FOR UPDATE SKIP LOCKED)
 RETURNING id
 """
@@ -67,13 +69,14 @@ class NodeStore:
             raise LookupError("an insert gave no row")
         return int(found[0])
 
-    async def renew(self, node_id: int, lease_ms: int) -> bool:
-        """Extend the lease. False: another node has taken it; start anew under a new id.
+    async def renew(self, node_id: int, lease_ms: int) -> int:
+        """Extend the lease; its new end. 0: another node has taken it; start anew under a new id.
 
         A lease that is over but was not taken may go on: after an outage of PostgreSQL every
         node's is over, and none of them died.
         """
-        return await calls.change(self._database, _RENEW, (lease_ms, node_id)) > 0
+        found = await calls.row(self._database, _RENEW, (lease_ms, node_id))
+        return int(found[0]) if found else 0
 
     async def leave(self, node_id: int) -> None:
         """End the lease now: others take over outbox rows and devices at once."""
@@ -83,14 +86,19 @@ class NodeStore:
         """Mesh targets of live nodes."""
         return dict(await calls.rows(self._database, _TARGETS, (Int8Array(node_ids),)))
 
-    async def take_expired(self, limit: int = 16, *, again_after_ms: int = 30_000) -> list[int]:
+    async def take_expired(
+        self, before_ms: int, limit: int = 16, *, again_after_ms: int = 30_000
+    ) -> list[int]:
         """Take nodes whose lease is over, for one reaper at a time, oldest first.
 
         A node that was taken and not removed within `again_after_ms` is given again: its reaper
-        died. After an outage of PostgreSQL, wait one lease before calling: the living need time to
-        renew.
+        died.
+
+        Args:
+            before_ms: PostgreSQL's time after which nothing is taken. A call that PostgreSQL was
+                too busy, or stopped, to answer finds every lease over, and nobody died.
         """
-        found = await calls.rows(self._database, _TAKE, (again_after_ms, limit))
+        found = await calls.rows(self._database, _TAKE, (again_after_ms, before_ms, limit))
         return sorted(node for (node,) in found)
 
     async def stranded_devices(

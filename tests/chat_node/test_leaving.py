@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from chat_svc.core.window import AckResult
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.cursors import Cursors
@@ -142,6 +144,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self.fails = 0
+        self.now_ms = 1_700_000_000_000
         self.renewals = 0
         self.is_taken = False
         self.expired: list[list[int]] = []
@@ -159,15 +162,17 @@ class Nodes:
         self._may_fail()
         return 42
 
-    async def renew(self, node_id: int, lease_ms: int) -> bool:
+    async def renew(self, node_id: int, lease_ms: int) -> int:
         self._may_fail()
         self.renewals += 1
-        return not self.is_taken
+        return 0 if self.is_taken else self.now_ms + lease_ms
 
     async def leave(self, node_id: int) -> None:
         self.left.append(node_id)
 
-    async def take_expired(self, limit: int = 16, *, again_after_ms: int = 30_000) -> list[int]:
+    async def take_expired(
+        self, before_ms: int, limit: int = 16, *, again_after_ms: int = 30_000
+    ) -> list[int]:
         self._may_fail()
         return self.expired.pop(0) if self.expired else []
 
@@ -193,6 +198,12 @@ class OutboxRows:
     async def take_over(self, node_id: int, dead_nodes: Sequence[int], limit: int) -> int:
         taken, self.rows = self.rows, 0
         return taken
+
+
+class Judge:
+    """A lease by which others may be judged, or not."""
+
+    judges_until_ms = 1 << 62
 
 
 async def test_a_life_begins_when_postgresql_answers() -> None:
@@ -241,7 +252,7 @@ async def test_the_reaper_hands_over_what_a_dead_node_owed() -> None:
     nodes.stranded = [StrandedDevice(1, "a", 3, 5, 9), StrandedDevice(2, "b", 4, 9, 9)]
     push, rows, outbox = Push([]), parts.ScriptedRows(), None
     outbox = parts.outbox(rows, clock)
-    reaper = Reaper(nodes, OutboxRows(3), outbox, push, NodeAddress("n", "t", 42), clock)
+    reaper = Reaper(nodes, OutboxRows(3), outbox, push, NodeAddress("n", "t", 42), Judge(), clock)
     loop = await parts.running(reaper.run)
     await parts.until(lambda: nodes.removed)
     await parts.stop(loop)
@@ -255,10 +266,50 @@ async def test_after_an_outage_the_living_get_time_to_renew() -> None:
     nodes, clock = Nodes(), StepClock()
     nodes.fails = 1
     nodes.expired = [[7]]
-    reaper = Reaper(
-        nodes, OutboxRows(0), parts.outbox(clock=clock), Push([]), NodeAddress("n", "t", 1), clock
-    )
+    outbox, address = parts.outbox(clock=clock), NodeAddress("n", "t", 1)
+    reaper = Reaper(nodes, OutboxRows(0), outbox, Push([]), address, Judge(), clock)
     loop = await parts.running(reaper.run)
     await parts.until(lambda: nodes.removed)
     await parts.stop(loop)
     assert clock.now - 1_000 > LEASE_MS / 1_000
+
+
+async def test_nobody_is_judged_by_a_node_that_cannot_judge() -> None:
+    nodes, clock, judge = Nodes(), StepClock(), Judge()
+    nodes.expired = [[7]]
+    judge.judges_until_ms = 0
+    outbox, address = parts.outbox(clock=clock), NodeAddress("n", "t", 1)
+    reaper = Reaper(nodes, OutboxRows(0), outbox, Push([]), address, judge, clock)
+    loop = await parts.running(reaper.run)
+    await parts.until(lambda: clock.now > 1_100)
+    assert nodes.removed == []
+    judge.judges_until_ms = 1 << 62
+    await parts.until(lambda: nodes.removed == [7])
+    await parts.stop(loop)
+
+
+@pytest.mark.parametrize(
+    "gap_ms",
+    [15_000, 3_600_000, -3_600_000],
+    ids=["PostgreSQL stopped", "its clock stepped on", "its clock stepped back"],
+)
+async def test_a_node_judges_others_after_a_whole_lease_of_renewals_in_time(gap_ms: int) -> None:
+    nodes, clock = Nodes(), StepClock()
+    lease = NodeLease(nodes, NodeAddress("n", "t"), clock)
+    await lease.start()
+    assert not lease.judges_until_ms
+
+    async def renewals(count: int) -> list[bool]:
+        judged = []
+        for _ in range(count):
+            nodes.now_ms += 3_000
+            await lease._renew()
+            judged.append(bool(lease.judges_until_ms))
+        return judged
+
+    assert await renewals(6) == [False, False, False, False, True, True]
+    assert nodes.now_ms < lease.judges_until_ms < nodes.now_ms + 5_000
+    nodes.now_ms += gap_ms
+    assert await renewals(6) == [False, False, False, False, True, True]
+    await lease.leave()
+    assert not lease.judges_until_ms

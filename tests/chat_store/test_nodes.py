@@ -5,6 +5,8 @@ from __future__ import annotations
 from chat_svc.store.devices import START_OLDEST
 from tests.chat_store.world import World
 
+ALWAYS_MS = 1 << 62
+
 
 async def test_a_lease_ends_and_is_taken_once(world: World) -> None:
     nodes = world.store.nodes
@@ -15,13 +17,15 @@ async def test_a_lease_ends_and_is_taken_once(world: World) -> None:
     await world.ask("SELECT pg_sleep(0.005)")  # PostgreSQL's clock passes the lease
     assert await nodes.renew(dead, 0)  # over, but nobody took it
     await world.ask("SELECT pg_sleep(0.005)")
-    assert await nodes.take_expired() == [dead]
-    assert await nodes.take_expired() == []
-    assert await nodes.take_expired(again_after_ms=-1) == [dead]
+    ((now_ms,),) = await world.ask("SELECT chat.now_ms()")
+    assert await nodes.take_expired(now_ms - 1) == [], "the call was long under way"
+    assert await nodes.take_expired(ALWAYS_MS) == [dead]
+    assert await nodes.take_expired(ALWAYS_MS) == []
+    assert await nodes.take_expired(ALWAYS_MS, again_after_ms=-1) == [dead]
     assert not await nodes.renew(dead, 60_000)
-    assert await nodes.renew(live, 60_000)
+    assert await nodes.renew(live, 60_000) >= now_ms + 60_000
     await nodes.leave(live)
-    assert live in await nodes.take_expired()
+    assert live in await nodes.take_expired(ALWAYS_MS)
 
 
 async def test_a_dead_nodes_devices_and_rows_are_handed_over(world: World) -> None:
@@ -37,7 +41,7 @@ async def test_a_dead_nodes_devices_and_rows_are_handed_over(world: World) -> No
         [world.row(one, conversation)], batch_id=batch, node_id=dead, done=[]
     )
     await world.ask("SELECT pg_sleep(0.005)")
-    assert dead in await nodes.take_expired()
+    assert dead in await nodes.take_expired(ALWAYS_MS)
     first = await nodes.stranded_devices(dead, (0, ""), 2)
     last = first[-1]
     rest = await nodes.stranded_devices(dead, (last.account, last.device_id), 2)

@@ -58,6 +58,8 @@ def add_unary_services(
         tell_account=telling.account,
         contacts_changed=sides.watching.refresh,
         end_sessions=end_sessions,
+        to_the_end=sides.tasks.to_the_end,
+        may_have_rows=path.outbox.may_have_rows,
     )
     server.add(
         conversations_pb2_grpc.add_ConversationServiceServicer_to_server, ConversationApi(parts)

@@ -10,7 +10,7 @@ from chat_svc.api.parts import (
     UnaryParts,
     accounts_of,
     caller_of,
-    publish,
+    carry_out,
     request_of,
 )
 from chat_svc.api.storeless import outlives_the_store
@@ -46,10 +46,10 @@ class ContactApi(ContactServiceServicer):
         if request.user_id == who.user:
             raise errors.INVALID_FIELD("nobody is their own contact", field="user_id")
         ((other, user),) = (await accounts_of(parts, who, [request.user_id])).items()
-        done = await parts.store.relations.change(
+        commit = parts.store.relations.change(
             asked, other, user, action, ids=await parts.new_ids(_IDS_OF_A_CHANGE)
         )
-        await publish(parts, done)
+        done = await carry_out(parts, commit)
         if done.events:
             parts.contacts_changed((who.account.id, other))
         line = await self._accounts.contact(who.account.id, other)

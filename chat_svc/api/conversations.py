@@ -13,7 +13,7 @@ from chat_svc.api.parts import (
     UnaryParts,
     accounts_of,
     caller_of,
-    publish,
+    carry_out,
     request_of,
 )
 from chat_svc.api.storeless import outlives_the_store
@@ -54,14 +54,14 @@ class ConversationApi(ConversationServiceServicer):
             )
         members = await accounts_of(parts, who, request.member_user_ids)
         members.pop(who.account.id, None)
-        done = await self._store.govern.create_group(
+        commit = self._store.govern.create_group(
             asked,
             members,
             properties,
             max_members=parts.limits.max_group_members,
             ids=await parts.new_ids(_IDS_OF_A_GROUP),
         )
-        await publish(parts, done)
+        done = await carry_out(parts, commit)
         if done.first is None:
             raise errors.NOT_FOUND()
         view = self._store.conversations.view(who.account.id, done.first.conversation)
@@ -78,10 +78,10 @@ class ConversationApi(ConversationServiceServicer):
         title = checks.title(request.title) if request.HasField("title") else None
         properties = _properties(title, request.policy)
         if properties != Properties():
-            done = await self._store.govern.update_group(
+            commit = self._store.govern.update_group(
                 asked, number, properties, ids=await parts.new_ids(_IDS_OF_A_CHANGE)
             )
-            await publish(parts, done)
+            await carry_out(parts, commit)
         view = self._store.conversations.view(who.account.id, number)
         return pb.UpdateConversationResponse(conversation=await _seen(view, who))
 
@@ -112,7 +112,7 @@ class ConversationApi(ConversationServiceServicer):
         number = checks.conversation_id(request.conversation_id)
         change, role = _change(request)
         targets = await accounts_of(parts, who, request.user_ids)
-        done = await self._store.govern.change_members(
+        commit = self._store.govern.change_members(
             asked,
             number,
             change,
@@ -121,7 +121,7 @@ class ConversationApi(ConversationServiceServicer):
             max_members=parts.limits.max_group_members,
             ids=await parts.new_ids(_IDS_OF_A_CHANGE),
         )
-        await publish(parts, done)
+        done = await carry_out(parts, commit)
         if done.first is None:
             return pb.ChangeMembersResponse()
         return pb.ChangeMembersResponse(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
+import psycopg
 from google.protobuf.message import Message
 
 from chat_svc.api.callers import ON_BEHALF_OF, Caller, caller
@@ -24,6 +25,7 @@ from chat_svc.store.receipts import ChangedMark
 from chatmesh import errors
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.identity import is_clean_text
+from chatmesh.runtime.postgres import LostConnection
 from chatmesh.v1.session_pb2 import Presence
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 MAX_USER_ID_CHARACTERS: Final = 128
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+async def _by_caller(work: Coroutine[Any, Any, Governed], _name: str) -> Governed:
+    return await work
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,10 @@ class UnaryParts:
     """Ends the live sessions of an account's devices, here or on other nodes."""
     presence_of: Callable[[Caller, Sequence[str]], Awaitable[Sequence[Presence]]] | None = None
     """Presence of users as the caller may see it; None: not offered."""
+    to_the_end: Callable[[Coroutine[Any, Any, Governed], str], Awaitable[Governed]] = _by_caller
+    """Runs work of the node's own: Tasks.to_the_end."""
+    may_have_rows: Callable[[], None] = lambda: None
+    """A slow commit of unknown outcome may have made an outbox row: Outbox.may_have_rows."""
 
 
 async def caller_of(parts: UnaryParts, context: Context, *, may_act: bool = True) -> Caller:
@@ -93,7 +103,25 @@ def request_of(parts: UnaryParts, who: Caller, key: bytes, message: Message) -> 
     )
 
 
-async def publish(parts: UnaryParts, governed: Governed) -> None:
+async def carry_out(parts: UnaryParts, commit: Coroutine[Any, Any, Governed]) -> Governed:
+    """Run a slow commit and hand it over; a caller that gives up ends neither.
+
+    Else its outbox row would stay without anybody who knows of it, and its members untold.
+    """
+    return await parts.to_the_end(_carry_out(parts, commit), "slow commit")
+
+
+async def _carry_out(parts: UnaryParts, commit: Coroutine[Any, Any, Governed]) -> Governed:
+    try:
+        done = await commit
+    except (LostConnection, psycopg.OperationalError):
+        parts.may_have_rows()
+        raise
+    await _publish(parts, done)
+    return done
+
+
+async def _publish(parts: UnaryParts, governed: Governed) -> None:
     """Hand over what a slow commit appended, if anything."""
     stored = [
         Stored(

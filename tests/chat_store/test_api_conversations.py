@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chat_svc.api.callers import Caller
+from chat_svc.api.conversations import ConversationApi
 from chat_svc.api.snapshot import Snapshots
+from chat_svc.node.tasks import Tasks
+from chat_svc.store.bundle import ChatStore
 from chat_svc.store.commit import EventFlag, EventKind
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.postgres import LostConnection
 from chatmesh.v1 import conversations_pb2 as pb
 from chatmesh.v1.session_pb2 import GetSnapshotRequest
 from chatmesh.v1.types_pb2 import (
@@ -24,6 +31,12 @@ from tests.chat_store.api import Api
 from tests.chat_store.world import uuid7
 
 
+def with_create_group(store: ChatStore, create_group: Any) -> ChatStore:
+    """The store, with something in the way of new groups."""
+    govern: Any = SimpleNamespace(create_group=create_group)
+    return dataclasses.replace(store, govern=govern)
+
+
 async def names(api: Api, count: int, tenant: str = "default") -> list[str]:
     return [api.world.name_of(account) for account in await api.world.users(count, tenant)]
 
@@ -34,6 +47,49 @@ async def create(api: Api, owner: str, *members: str, **fields: Any) -> Conversa
     answer = await api.call(owner, api.conversations.CreateConversation, request)
     made: Conversation = answer.conversation
     return made
+
+
+async def test_a_caller_that_gives_up_does_not_end_the_commit_or_its_hand_over(api: Api) -> None:
+    owner, one = await names(api, 2)
+    began, told = asyncio.Event(), asyncio.Event()
+    tasks, create_group = Tasks(), api.world.store.govern.create_group
+
+    async def slowly(*arguments: Any, **named: Any) -> Any:
+        began.set()
+        return await create_group(*arguments, **named)
+
+    async def publish(batch_id: int, stored: Any) -> None:
+        told.set()
+
+    store = with_create_group(api.parts.store, slowly)
+    parts = dataclasses.replace(
+        api.parts, store=store, publish=publish, to_the_end=tasks.to_the_end
+    )
+    request = pb.CreateConversationRequest(idempotency_key=uuid7(), member_user_ids=[one])
+    calling = asyncio.create_task(
+        api.call(owner, ConversationApi(parts).CreateConversation, request)
+    )
+    await began.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    await told.wait()
+    await tasks.close()
+
+
+async def test_an_unknown_outcome_is_looked_for(api: Api) -> None:
+    owner, one = await names(api, 2)
+    looked: list[bool] = []
+
+    async def lost(*arguments: Any, **named: Any) -> Any:
+        raise LostConnection("gone", unknown_outcome=True)
+
+    store = with_create_group(api.parts.store, lost)
+    parts = dataclasses.replace(api.parts, store=store, may_have_rows=lambda: looked.append(True))
+    request = pb.CreateConversationRequest(idempotency_key=uuid7(), member_user_ids=[one])
+    with pytest.raises(Fault, match="NOT_SERVING"):
+        await api.call(owner, ConversationApi(parts).CreateConversation, request)
+    assert looked
 
 
 async def test_a_group_is_made_once_and_published(api: Api) -> None:

@@ -130,16 +130,19 @@ def positions_are_contiguous(index: Index) -> Iterator[Finding]:
 
 
 def acks_are_true(index: Index) -> Iterator[Finding]:
-    """I7."""
+    """I7. A device that resumes may ack again what it acked before it was killed, so acks are
+    compared within a session."""
     for device in index.devices.values():
         stored, acked = 0, 0
         last_stored: Operation | None = None
         last_ack: Operation | None = None
         name = f"{device.user}'s {device.device}"
         for number, op in enumerate(device.operations):
+            if op.kind in ("opened", "snapshot"):
+                acked, last_ack = 0, None
             if op.kind in ("received", "snapshot") or (op.kind == "opened" and number == 0):
                 if op.kind == "snapshot":
-                    stored, acked, last_ack = op.timeline_seq, 0, None
+                    stored = op.timeline_seq
                 if op.timeline_seq >= stored:
                     stored, last_stored = op.timeline_seq, op
             elif op.kind == "opened" and op.timeline_seq > stored:

@@ -105,7 +105,10 @@ def _mesh(folder: pathlib.Path) -> Iterator[RunningMesh]:
         environment={"*": {"OTEL_BSP_SCHEDULE_DELAY": EXPORT_DELAY_MS}},
     )
     with Mesh(options, report=progress) as mesh:
-        yield mesh.running
+        try:
+            yield mesh.running
+        finally:
+            mesh.stop(hurry=True)  # nobody is left to drain for
 
 
 def _played(mesh: RunningMesh, as_json: bool) -> Outcome:
@@ -141,6 +144,11 @@ def _close(outcome: Outcome, seconds: float) -> None:
     from chatmesh.cli.waterfall import console_width, drawn, rows
 
     if outcome.spans:
+        typer.echo("\nTime of each step, by the spans of its hops")
+        for step in outcome.steps:
+            if step.span_ms:
+                hops_ms = ", ".join(f"{name} {ms:.2f}" for name, ms in step.span_ms.items())
+                typer.echo(f" {step.number:2}. {sum(step.span_ms.values()):7.2f} ms  {hops_ms}")
         hops = rows(outcome.spans)
         title = f"message {outcome.message_id}: {len(hops)} hops"
         typer.echo("")

@@ -12,14 +12,14 @@ kills its handler and nothing else.
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from chat_svc.core.batch import PendingSend, Sender
 from chat_svc.core.effects import Effect
 from chat_svc.core.limits import Limits
 from chat_svc.core.session import SessionMachine, State
-from chat_svc.core.window import Item
+from chat_svc.core.window import Item, Unacked
 from chat_svc.node.counters import NodeCounters
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.faults import Fault
@@ -55,10 +55,10 @@ class LiveSession:
         "_age_at",
         "_clock",
         "_counters",
+        "_in_write",
         "_node",
         "_tracer",
         "_wake",
-        "_written_seq",
         "account",
         "busy",
         "closing_at",
@@ -93,7 +93,7 @@ class LiveSession:
         self._tracer = tracer
         self._wake: Callable[[], None] = _nobody
         self._abort: Callable[[], None] = _nobody
-        self._written_seq = 0
+        self._in_write: Sequence[Unacked] = ()
         self._age_at = clock.monotonic() + random.uniform(*AGE_SECONDS)
         self.closing_at = 0.0
         """When the last frames began to wait for the transport; 0 = the session goes on."""
@@ -163,8 +163,11 @@ class LiveSession:
         before = self.machine.window.taken_seq
         frame = self.machine.take_frame()
         if frame:
+            window = self.machine.window
             self._counters.client_frames_out += 1
-            self._counters.entries_out += self.machine.window.taken_seq - before
+            self._counters.entries_out += window.taken_seq - before
+            if window.traced:  # now: the ack may come before the transport says that it is written
+                self._in_write = window.traced_since(before)
         return frame
 
     def has_left(self) -> bool:
@@ -189,10 +192,9 @@ class LiveSession:
 
     def wrote(self) -> None:
         """The last frame taken is with the transport; spans of sampled entries."""
-        window = self.machine.window
-        if window.traced:
+        if self._in_write:
             now_ns = time.time_ns()
-            for entry in window.traced_since(self._written_seq):
+            for entry in self._in_write:
                 self._tracer.hop(
                     "chat.write",
                     entry.trace,
@@ -204,7 +206,7 @@ class LiveSession:
                         "chatmesh.device": self.device_id,
                     },
                 )
-            self._written_seq = window.taken_seq
+            self._in_write = ()
 
     def gone(self) -> None:
         """The stream is over. Safe to call again."""

@@ -11,7 +11,10 @@ here. A piece that left is forgotten: what was written proves nothing (the ack d
 
 from typing import Final
 
-from chat_svc.core.wire import framed
+from google.protobuf.message import DecodeError
+
+from chat_svc.core.wire import framed, read_varint
+from chatmesh.v1.session_pb2 import Pong, Receipt, Typing
 
 WELCOME: Final = b"\x0a"
 ENTRIES: Final = b"\x12"
@@ -25,6 +28,13 @@ GOING_AWAY: Final = b"\x4a"
 CLOSED: Final = b"\x52"
 
 _KEYED: Final = (RECEIPTS, PRESENCE, TYPING, PONG)
+_SIGNALS: Final[dict[bytes, type[Receipt | Typing | Pong]]] = {
+    RECEIPTS: Receipt,
+    TYPING: Typing,
+    PONG: Pong,
+}
+MAX_SIGNAL_BYTES: Final = 4_096
+"""A user id is 512 bytes at most; the rest of a receipt is numbers."""
 
 MAX_FRAME_BYTES: Final = 64 * 1024
 """Entries of a frame are joined up to this, and so are results: large enough to amortise the write
@@ -50,9 +60,23 @@ def piece(section: bytes, message: bytes) -> bytes:
 
 
 def section_of(frame: bytes) -> bytes | None:
-    """Section of a one-piece frame of receipts, presence, typing or pong; None for any other."""
+    """Section of a signal: exactly one piece, a receipt, typing or pong; None for anything else.
+
+    Signals come through the queue, which may be written by others, and are spliced into clients'
+    frames: nothing may hide behind the first piece, and it must be one that clients can decode.
+    """
     tag = frame[:1]
-    return tag if tag in _KEYED else None
+    kind = _SIGNALS.get(tag)
+    if kind is None or len(frame) > MAX_SIGNAL_BYTES:
+        return None
+    try:
+        size, start = read_varint(frame, 1)
+        if start + size != len(frame):
+            return None
+        kind.FromString(frame[start:])
+    except (ValueError, DecodeError):
+        return None
+    return tag
 
 
 class OutgoingFrames:

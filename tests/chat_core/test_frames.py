@@ -1,5 +1,7 @@
 """Waiting pieces leave joined, in the contract's order, within bounds."""
 
+import pytest
+
 from chat_svc.core import frames
 from chat_svc.core.frames import OutgoingFrames, piece
 from chat_svc.core.wire import read_varint
@@ -120,5 +122,25 @@ def test_dropped_entries_take_caught_up_with_them() -> None:
 
 def test_the_section_of_a_signal() -> None:
     assert frames.section_of(receipt(1, 1)) == frames.RECEIPTS
+    assert frames.section_of(piece(frames.TYPING, pb.Typing(active=True).SerializeToString()))
+    assert frames.section_of(piece(frames.PONG, b"")) == frames.PONG
     assert frames.section_of(item(1).piece) is None
     assert frames.section_of(b"") is None
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        receipt(1, 1) + item(1).piece,
+        receipt(1, 1) + receipt(2, 2),
+        piece(frames.RECEIPTS, b"") + piece(frames.CLOSED, b""),
+        receipt(1, 1)[:-1],
+        frames.RECEIPTS,
+        frames.RECEIPTS + b"\xff" * 12,
+        piece(frames.RECEIPTS, b"\xff"),
+        piece(frames.RECEIPTS, pb.Receipt(user_id="x" * 5_000).SerializeToString()),
+        piece(frames.PRESENCE, pb.Presence(user_id="x").SerializeToString()),
+    ],
+)
+def test_nothing_hides_in_a_signal(forged: bytes) -> None:
+    assert frames.section_of(forged) is None

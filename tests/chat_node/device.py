@@ -4,6 +4,7 @@ answered, under the same keys, in the first order; reconnects to any node and re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -60,7 +61,9 @@ class Device:
         self.connects += 1
         if self.stored:
             hello.setdefault("cursor", self.cursor)
-        await self.say(hello=pb.Hello(device_id=self.device_id, **hello))
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # a refusal may overtake the request; the reader tells how it ended
+            await self.say(hello=pb.Hello(device_id=self.device_id, **hello))
         self._reading = asyncio.create_task(self._read())
         await self.until(lambda: self.welcome is not None or self.end is not None)
         if self.welcome is None:

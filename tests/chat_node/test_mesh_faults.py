@@ -4,6 +4,7 @@ comes twice, every send is answered. With a mesh of their own, for they break it
 import asyncio
 import json
 import signal
+import socket
 import tempfile
 import time
 import urllib.error
@@ -251,11 +252,15 @@ async def test_a_node_alone_starts_says_what_it_misses_and_recovers(mesh: Mesh) 
 
 
 def _missing(mesh: Mesh) -> set[str]:
-    """Names that the node's /readyz tells as missing, once it answers at all."""
-    (address,) = [p.metrics for p in mesh.running.processes if p.name == "chat-1"]
+    """Names that the node's /readyz tells as missing, once it listens on all its ports."""
+    ((address, public),) = [
+        (p.metrics, p.public) for p in mesh.running.processes if p.name == "chat-1"
+    ]
+    host, _, port = public.rpartition(":")
     until = time.monotonic() + 60
     while time.monotonic() < until:
         try:
+            socket.create_connection((host, int(port)), timeout=5).close()
             with urllib.request.urlopen(f"http://{address}/readyz", timeout=5):
                 pass
         except urllib.error.HTTPError as answer:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import queue
 import sys
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +17,7 @@ from chatmesh.cli import CommandError, DataOption, JsonOption, progress
 from chatmesh.cli.speaking import AsOption, CaOption, Speaker, TargetOption, run, speaker
 
 if TYPE_CHECKING:
-    from chatmesh.client import Sent
+    from chatmesh.client import Message, Sent
 
 BATCH_LINES = 100
 MAX_WAITING_LINES = 1_000
@@ -33,6 +35,9 @@ def send(
     ],
     user: AsOption = "",
     silent: Annotated[bool, typer.Option("--silent", help="Notify nobody.")] = False,
+    traced: Annotated[
+        bool, typer.Option("--trace", help="Record its way, whatever the mesh samples.")
+    ] = False,
     data: DataOption = None,
     target: TargetOption = "",
     ca: CaOption = None,
@@ -47,11 +52,20 @@ def send(
     Examples:
       chatmesh send --as alice bob "hello Bob"
       make 2>&1 | chatmesh send --as builder alice -
-      chatmesh trace $(chatmesh send --as alice bob hi)
+      chatmesh trace $(chatmesh send --as alice bob hi --trace)
     """
     who = speaker(user, target, data, ca)
+    if text == "-" and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused by the line
     lines = Lines(sys.stdin if text == "-" else [text])
-    run(_send(who, to, lines, silent, as_json))
+    run(_send(who, to, lines, _Wishes(silent, traced, as_json)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    silent: bool
+    traced: bool
+    as_json: bool
 
 
 class Lines:
@@ -64,10 +78,12 @@ class Lines:
         threading.Thread(target=self._read, args=(stream,), daemon=True).start()
 
     def _read(self, stream: Iterable[str]) -> None:
-        for line in stream:
-            if line := line.rstrip("\r\n"):
-                self._waiting.put(line)
-        self._waiting.put(None)
+        try:
+            for line in stream:
+                if line := line.rstrip("\r\n"):
+                    self._waiting.put(line)
+        finally:
+            self._waiting.put(None)
 
     def take(self) -> list[str]:
         """At least one line, waiting for it; empty at the end."""
@@ -84,24 +100,22 @@ class Lines:
         return batch
 
 
-async def _send(who: Speaker, to: str, lines: Lines, silent: bool, as_json: bool) -> None:
+async def _send(who: Speaker, to: str, lines: Lines, wishes: _Wishes) -> None:
     import asyncio
 
-    from chatmesh.client import Message, Text, UnaryClient
+    from chatmesh.client import UnaryClient
 
-    destination = _destination(to)
+    user, conversation_id = _destination(to)
     refused = 0
     async with UnaryClient(
         who.target, token=who.token, tls=who.tls, allow_plaintext=who.allow_plaintext
     ) as client:
         while batch := await asyncio.to_thread(lines.take):
-            messages = [
-                Message(Text(line), silent=silent, to_user=destination[0],
-                        conversation_id=destination[1])
-                for line in batch
-            ]  # fmt: skip
-            for line, outcome in zip(batch, await client.send_many(messages), strict=True):
-                refused += _tell(line, outcome, as_json)
+            clean = [line for line in batch if _is_utf8(line)]
+            refused += len(batch) - len(clean)
+            messages = [_message(line, user, conversation_id, wishes) for line in clean]
+            for outcome in await client.send_many(messages):
+                refused += _tell(outcome, wishes.as_json)
     if refused:
         raise CommandError(f"{refused} message{'s were' if refused > 1 else ' was'} not sent")
 
@@ -115,7 +129,29 @@ def _destination(to: str) -> tuple[str | None, int | None]:
         raise CommandError(f"{to!r} is no conversation: write # and its number", 2) from None
 
 
-def _tell(line: str, outcome: Sent | Exception, as_json: bool) -> int:
+def _is_utf8(line: str) -> bool:
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        progress("chatmesh: not sent: a line is not UTF-8")
+        return False
+    return True
+
+
+def _message(line: str, user: str | None, conversation_id: int | None, wishes: _Wishes) -> Message:
+    from chatmesh.client import Message, Text
+    from chatmesh.runtime import trace
+
+    return Message(
+        Text(line),
+        to_user=user,
+        conversation_id=conversation_id,
+        silent=wishes.silent,
+        traceparent=trace.to_traceparent(trace.new_root(sampled=True)) if wishes.traced else "",
+    )
+
+
+def _tell(outcome: Sent | Exception, as_json: bool) -> int:
     """Prints one outcome; 1 when it was a refusal."""
     if isinstance(outcome, Exception):
         progress(f"chatmesh: not sent: {outcome}")

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from chatmesh.embedded.spans import Span
 
 POLL_SECONDS = 0.2
-SETTLE_SECONDS = 1.0
-"""Processes export their spans in batches: so long after the last new one a trace is complete."""
+SETTLE_SECONDS = 1.5
+"""Processes of the embedded mesh export their spans every second: so long after the last new one
+a trace is complete."""
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +37,8 @@ def trace(
     """Draw one message's way through the mesh: receive, ids, commit, queue, lookup, deliver, ack.
 
     The embedded mesh keeps the newest spans in its data folder; also after it has stopped. Only
-    sampled messages have any: `chatmesh up --trace-ratio 1` (its default) samples all.
+    sampled messages have any: `chatmesh up` samples all unless told otherwise, and
+    `chatmesh send --trace` asks for it.
 
     \b
     Examples:
@@ -50,7 +52,8 @@ def trace(
     if not spans:
         raise CommandError(
             f"no spans of message {message_id} in {folder.spans_file}: was it sent to this mesh, "
-            "and sampled (chatmesh up --trace-ratio 1)? Another mesh is named by --data"
+            "and sampled (chatmesh up --trace-ratio 1, or chatmesh send --trace)? Another mesh is "
+            "named by --data"
         )
     show(spans, message_id, as_json)
 

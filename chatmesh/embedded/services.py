@@ -155,6 +155,8 @@ def _environment(
     return {
         **{f"CHATMESH_{name}": value for name, value in wished.items()},
         OTLP_ENDPOINT: around.otlp_endpoint,
+        # `chatmesh trace` right after a send: OpenTelemetry's own 5 s are long for a person
+        "OTEL_BSP_SCHEDULE_DELAY": "1000",
         "PYTHONFAULTHANDLER": "1",
         **inherited,
         **{f"CHATMESH_{name}": value for name, value in ours.items()},

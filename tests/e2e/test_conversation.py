@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from chatmesh.client import Client, UnaryClient
+from chatmesh.client import Client, Entry, UnaryClient
 from chatmesh.testing import Recorder, TcpProxy, check, read_history
 from chatmesh.testing.mesh import RunningChat, start_mesh
 from chatmesh.testing.recording import RecordingDevice
@@ -141,3 +141,42 @@ async def test_a_script_without_a_session_is_heard(chat: RunningChat) -> None:
             assert (again.message_id, again.repeated) == (sent.message_id, True)
         entry = await anext(carol.entries())
         assert (entry.text, entry.event.sender) == ("built", "robot")
+
+
+async def test_nodes_are_replaced_without_an_error(chat: RunningChat) -> None:
+    """Both nodes are drained and started again, one after the other, while a message is always on
+    its way; the SDK moves, and the application sees no error."""
+    both, replaced = ",".join(chat.targets), asyncio.Event()
+    async with (
+        Client(both, token=chat.token("dora"), device_id="phone") as dora,
+        Client(both, token=chat.token("eric"), device_id="phone") as eric,
+    ):
+
+        async def send() -> int:
+            count = 0
+            while not replaced.is_set():
+                count += 1
+                await dora.send(to_user="eric", text=f"{count}")
+            return count
+
+        async def replace() -> None:
+            for name in ("chat-1", "chat-2"):
+                await asyncio.to_thread(chat.mesh.restart, name)
+                await asyncio.to_thread(chat.mesh.wait_ready, [name])
+            replaced.set()
+
+        sending = asyncio.create_task(send())
+        await replace()
+        count = await sending
+        heard = [entry.text async for entry in limited(eric, count)]
+        assert heard == [f"{number}" for number in range(1, count + 1)]
+
+
+async def limited(client: Client, count: int) -> AsyncIterator[Entry]:
+    """The first so many text entries."""
+    async for entry in client.entries():
+        if entry.text is not None:
+            yield entry
+            count -= 1
+        if count == 0:
+            return

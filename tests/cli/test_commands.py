@@ -1,0 +1,104 @@
+"""`send`, `tail`, `history` and `trace` against the running mesh, as scripts use them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.running import chatmesh
+
+if TYPE_CHECKING:
+    from chatmesh.embedded.running import RunningMesh
+
+pytestmark = [pytest.mark.mesh]
+
+ALICE, BOB = f"cli-alice-{os.getpid()}", f"cli-bob-{os.getpid()}"
+
+
+@pytest.fixture
+def data(running_mesh: RunningMesh) -> Path:
+    return running_mesh.folder.path
+
+
+def test_a_pipe_of_lines_arrives_in_order_and_reads_as_it_was(data: Path, tmp_path: Path) -> None:
+    at = ("--data", data)
+    first = chatmesh("send", "--as", ALICE, BOB, "hello Bob", *at)
+    assert first.stdout.strip().isdigit()
+    lines = [f"line {number}" for number in range(250)]
+    piped = chatmesh("send", "--as", ALICE, BOB, "-", "--json", *at, text="\n".join(lines))
+    answers = [json.loads(line) for line in piped.stdout.splitlines()]
+    assert [answer["conversation_seq"] for answer in answers] == list(range(2, 252))
+
+    store = ("--store", tmp_path / "bob.db")
+    tail = ("tail", "--as", BOB, "--from", "oldest", *store, *at)
+    heard = chatmesh(*tail, "-n", "100").stdout.splitlines()
+    assert heard[0].endswith(f" {ALICE}: hello Bob")
+    heard += chatmesh(*tail, "-n", "151").stdout.splitlines()
+    assert [line.rsplit(": ", 1)[1] for line in heard] == ["hello Bob", *lines]
+
+    said = chatmesh("history", "--as", BOB, ALICE, "--limit", "240", "--json", *at).stdout
+    texts = [json.loads(line)["text"] for line in said.splitlines()]
+    assert texts == lines[-240:]
+    listed = json.loads(chatmesh("history", "--as", BOB, "--json", *at).stdout)
+    assert (listed["name"], listed["unread"]) == (ALICE, 251)
+    by_id = chatmesh("history", "--as", BOB, f"#{listed['conversation_id']}", "--limit", "1", *at)
+    assert by_id.stdout.rstrip().endswith("line 249")
+
+
+def test_control_characters_never_reach_the_terminal(data: Path) -> None:
+    bad = chatmesh(
+        "send", "--as", ALICE, BOB, "-", "--data", data, text="\x1b[31mred\nfine\n", code=1
+    )
+    assert "CONTENT_INVALID" in bad.stderr
+    assert len(bad.stdout.split()) == 1, "the other line went all the same"
+    chatmesh("send", "--as", ALICE, BOB, "abc\u202edef", "--data", data)
+    shown = chatmesh("history", "--as", BOB, ALICE, "--limit", "1", "--data", data)
+    assert "abc\\u202edef" in shown.stdout
+
+
+def test_a_message_can_be_traced(data: Path) -> None:
+    sent = chatmesh("send", "--as", ALICE, BOB, "traced", "--trace", "--data", data)
+    message_id = sent.stdout.strip()
+    traced = json.loads(chatmesh("trace", message_id, "--json", "--data", data).stdout)
+    names = {hop["name"] for hop in traced["hops"]}
+    assert {"chat.commit", "sync.queue"} <= names
+    assert "chat.commit" in chatmesh("trace", message_id, "--data", data).stdout
+    unknown = chatmesh("trace", "1", "--wait-seconds", "0", "--data", data, code=1)
+    assert "no spans of message 1" in unknown.stderr
+
+
+def test_a_token_of_yours_reaches_a_server_of_yours(
+    running_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    target = ("--target", running_mesh.public[0])
+    token = running_mesh.token(ALICE)
+    chatmesh("send", BOB, "by token", *target, CHATMESH_TOKEN=token)
+    (tmp_path / "token").write_text(f"{token}\n")
+    said = chatmesh(
+        "history", BOB, "--limit", "1", *target, CHATMESH_TOKEN_FILE=str(tmp_path / "token")
+    )
+    assert "by token" in said.stdout
+    refused = chatmesh("history", BOB, *target, CHATMESH_TOKEN="no.to.ken", code=1)
+    assert "TOKEN_" in refused.stderr
+
+
+def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
+    assert "--as" in chatmesh("send", BOB, "hi", "--data", data, code=2).stderr
+    nothing = chatmesh("send", "--as", ALICE, BOB, "hi", "--data", tmp_path, code=1)
+    assert "chatmesh up" in nothing.stderr
+    assert "CHATMESH_TOKEN" in chatmesh("history", "--target", "127.0.0.1:1", code=1).stderr
+    plain = chatmesh("history", "--target", "example.org:1", CHATMESH_TOKEN="x", code=1)
+    assert "plain text" in plain.stderr
+    strange = chatmesh("history", "--as", ALICE, "#x", "--data", data, code=2)
+    assert "#" in strange.stderr
+
+
+@pytest.mark.parametrize("command", ["send", "tail", "history", "trace", "check-history", "demo"])
+def test_help_teaches_by_examples(command: str) -> None:
+    help_text = chatmesh(command, "--help").stdout
+    assert "Examples:" in help_text
+    assert f"chatmesh {command}" in help_text

@@ -12,7 +12,7 @@ from chatmesh import errors
 from chatmesh.mesh.v1 import node_pb2 as pb
 from chatmesh.mesh.v1 import node_pb2_grpc
 from chatmesh.v1.session_pb2 import Closed
-from chatmesh.v1.types_pb2 import Event
+from chatmesh.v1.types_pb2 import Event, PushOptions
 
 MAX_PUSH_STATES = 1_000
 MAX_PREVIEW_BYTES = 1_024
@@ -133,7 +133,8 @@ def _pending(row: PendingRow) -> pb.PendingNotification:
         title=row.title,
         text=text,
         mention=row.mention,
-        high_priority=True,
+        collapse_key=event.push.collapse_key,
+        high_priority=event.push.priority != PushOptions.PRIORITY_NORMAL,
         trace_context=event.trace_context,
     )
 

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from chat_svc.core.limits import Limits
 from chatmesh import errors
 from chatmesh.v1 import types_pb2
-from chatmesh.v1.types_pb2 import Event, OutgoingMessage
+from chatmesh.v1.types_pb2 import Event, OutgoingMessage, PushOptions
 
 MAX_BIGINT: Final = (1 << 63) - 1
 """PostgreSQL's bigint ends where uint64 is half full; no id or position is above it."""
@@ -64,9 +64,18 @@ def add_extras(draft: Draft, message: OutgoingMessage, limits: Limits, wall_ms: 
         _user_id(origin.user_id, "forwarded_from.user_id")
         event.forwarded_from.user_id = origin.user_id
         event.forwarded_from.created_at_ms = origin.created_at_ms
-    if len(message.push.collapse_key.encode()) > MAX_COLLAPSE_KEY_BYTES:
-        raise errors.INVALID_FIELD(field="push.collapse_key", limit=MAX_COLLAPSE_KEY_BYTES)
+    if message.HasField("push"):
+        _push(event, message.push)
     draft.body += event.SerializeToString(deterministic=True)  # maps by key: the hash needs it
+
+
+def _push(event: Event, wish: PushOptions) -> None:
+    if len(wish.collapse_key.encode()) > MAX_COLLAPSE_KEY_BYTES:
+        raise errors.INVALID_FIELD(field="push.collapse_key", limit=MAX_COLLAPSE_KEY_BYTES)
+    if wish.priority not in PushOptions.Priority.values():
+        raise errors.INVALID_FIELD("no such priority", field="push.priority")
+    event.push.priority = wish.priority
+    event.push.collapse_key = wish.collapse_key
 
 
 def check_media_type(media_type: str, field: str) -> None:

@@ -954,6 +954,7 @@ class Event(_message.Message):
     SENT_BY_USER_ID_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    PUSH_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.int
     """The conversation."""
     conversation_seq: _builtins.int
@@ -1008,6 +1009,10 @@ class Event(_message.Message):
     def forwarded_from(self) -> Global___ForwardedFrom:
         """See OutgoingMessage."""
 
+    @_builtins.property
+    def push(self) -> Global___PushOptions:
+        """See OutgoingMessage; absent = defaults. Read by push, of no meaning to other clients."""
+
     def __init__(
         self,
         *,
@@ -1033,10 +1038,11 @@ class Event(_message.Message):
         sent_by_user_id: _builtins.str = ...,
         trace_context: _builtins.bytes = ...,
         idempotency_key: _builtins.bytes = ...,
+        push: Global___PushOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "forwarded_from", b"forwarded_from"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "forwarded_from", b"forwarded_from", "push", b"push"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "content", b"content", "conversation_id", b"conversation_id", "conversation_kind", b"conversation_kind", "conversation_seq", b"conversation_seq", "created_at_ms", b"created_at_ms", "encrypted", b"encrypted", "expires_at_ms", b"expires_at_ms", "forwarded_from", b"forwarded_from", "idempotency_key", b"idempotency_key", "mention_user_ids", b"mention_user_ids", "message_id", b"message_id", "message_no", b"message_no", "metadata", b"metadata", "peer_user_id", b"peer_user_id", "reply_to_conversation_seq", b"reply_to_conversation_seq", "sender_kind", b"sender_kind", "sender_user_id", b"sender_user_id", "sent_by_user_id", b"sent_by_user_id", "silent", b"silent", "thread_root_conversation_seq", b"thread_root_conversation_seq", "trace_context", b"trace_context"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "content", b"content", "conversation_id", b"conversation_id", "conversation_kind", b"conversation_kind", "conversation_seq", b"conversation_seq", "created_at_ms", b"created_at_ms", "encrypted", b"encrypted", "expires_at_ms", b"expires_at_ms", "forwarded_from", b"forwarded_from", "idempotency_key", b"idempotency_key", "mention_user_ids", b"mention_user_ids", "message_id", b"message_id", "message_no", b"message_no", "metadata", b"metadata", "peer_user_id", b"peer_user_id", "push", b"push", "reply_to_conversation_seq", b"reply_to_conversation_seq", "sender_kind", b"sender_kind", "sender_user_id", b"sender_user_id", "sent_by_user_id", b"sent_by_user_id", "silent", b"silent", "thread_root_conversation_seq", b"thread_root_conversation_seq", "trace_context", b"trace_context"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

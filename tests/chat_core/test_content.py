@@ -231,3 +231,16 @@ def test_metadata_in_another_order_is_the_same_content() -> None:
     one.metadata["a"], one.metadata["b"] = "1", "2"
     two.metadata["b"], two.metadata["a"] = "2", "1"
     assert accepted(one)[0].body == accepted(two)[0].body
+
+
+def test_push_wishes_travel_with_the_event() -> None:
+    made = message("hi")
+    made.push.priority = types_pb2.PushOptions.PRIORITY_NORMAL
+    made.push.collapse_key = "room"
+    assert accepted(made)[1].push == made.push
+
+
+def test_an_unknown_priority_is_refused() -> None:
+    made = message("hi")
+    made.push.ParseFromString(b"\x08\x63")
+    assert refused(made).reason == "INVALID_FIELD"

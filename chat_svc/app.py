@@ -113,7 +113,7 @@ def _listeners(
     servicer: NodeServicer,
     verifier: TokenVerifier,
 ) -> tuple[GrpcServer, GrpcServer]:
-    settings, store = ground.settings, ground.store
+    settings = ground.settings
     readiness = ground.lifecycle.readiness
     public = public_server(
         settings,
@@ -127,7 +127,7 @@ def _listeners(
         ChatServicer(
             node,
             UnarySends(path.committer, ground.tracer),
-            store.timeline,
+            ground.call_store.timeline,
             path.resolver,
             snapshots(ground),
         ),

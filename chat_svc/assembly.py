@@ -72,6 +72,10 @@ class Ground:
     lane: Lane
     waiting_lane: Lane
     store: ChatStore
+    """The node's own: sessions, leases, and what messages need before their commit."""
+    call_store: ChatStore
+    """For unary calls, over a pool of their own: slow ones, or ones that wait for a lock, keep no
+    message and no lease waiting."""
     links: Links
     postgres: Component
 
@@ -117,16 +121,19 @@ async def lay_ground(
     """Stores and peers; nothing has to be there yet."""
     postgres = lifecycle.readiness.require("postgresql")
     url = settings.postgres_url.get_secret_value() if settings.postgres_url else ""
-    database = await stack.enter_async_context(
-        Database(
-            url,
-            role_name=ROLE,
-            min_size=2,
-            max_size=settings.postgres_pool,
-            readiness=postgres,
-            durable=settings.postgres_durable,
+    database, call_database = [
+        await stack.enter_async_context(
+            Database(
+                url,
+                role_name=ROLE,
+                min_size=min_size,
+                max_size=settings.postgres_pool,
+                readiness=component,
+                durable=settings.postgres_durable,
+            )
         )
-    )
+        for min_size, component in ((2, postgres), (1, None))
+    ]
     lane, waiting_lane = [
         await stack.enter_async_context(
             Lane(
@@ -155,6 +162,7 @@ async def lay_ground(
         lane=lane,
         waiting_lane=waiting_lane,
         store=ChatStore.on(database, lane, edit_window_ms=_edit_window_ms(settings)),
+        call_store=ChatStore.on(call_database, lane, edit_window_ms=_edit_window_ms(settings)),
         links=open_links(settings, stack),
         postgres=postgres,
     )

@@ -65,7 +65,8 @@ class ChatSettings(PublicServerSettings):
     """Timeline reads at a time, over all sessions: a storm of reconnects takes turns."""
 
     postgres_pool: int = Field(default=8, ge=2, le=100)
-    """Most PostgreSQL connections beside the commit's own two."""
+    """Most PostgreSQL connections for sessions, and as many for unary calls, beside the two of
+    the commit."""
 
     limit_max_content_bytes: int = _limit("max_content_bytes")
     limit_max_send_batch: int = _limit("max_send_batch")

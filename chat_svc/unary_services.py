@@ -21,7 +21,7 @@ from chatmesh.v1.session_pb2 import Closed
 
 def snapshots(ground: Ground) -> Snapshots:
     """What ChatService needs for GetSnapshot."""
-    return Snapshots(ground.store, _page_tokens(ground))
+    return Snapshots(ground.call_store, _page_tokens(ground))
 
 
 def _page_tokens(ground: Ground) -> PageTokens:
@@ -33,7 +33,7 @@ def add_unary_services(
     server: GrpcServer, ground: Ground, path: Path, sides: Sides, node: ChatNode
 ) -> None:
     """ConversationService, ContactService and DeviceService on the public listener."""
-    telling = Telling(ground.store, path.resolver, sides.signals)
+    telling = Telling(ground.call_store, path.resolver, sides.signals)
 
     async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
         node.end_sessions(account, [device.device_id for device in devices], Closed.REASON_REVOKED)
@@ -44,7 +44,7 @@ def add_unary_services(
                 )
 
     parts = UnaryParts(
-        store=ground.store,
+        store=ground.call_store,
         resolver=path.resolver,
         limits=ground.limits,
         clock=ground.clock,

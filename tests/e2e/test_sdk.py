@@ -11,6 +11,7 @@ import pytest
 
 from chatmesh.client import (
     AccountChanged,
+    AuthenticationFailed,
     Client,
     ContactAction,
     ContentRefused,
@@ -237,3 +238,30 @@ async def test_do_not_disturb_is_seen_by_contacts(chat: Chat) -> None:
             if friend.state is PresenceState.DO_NOT_DISTURB:
                 assert friend.status_text == "in a meeting"
                 break
+
+
+async def test_a_bad_token_is_told_at_once_and_every_time(chat: Chat) -> None:
+    for token in ("no.to.ken", "opaque", chat.mesh.token("x", ttl_seconds=-10)):
+        for _ in range(5):
+            with pytest.raises(AuthenticationFailed):
+                async with chat.client("alice", token=token):
+                    pass
+
+
+async def test_clients_of_many_users_share_a_process(chat: Chat) -> None:
+    """50 users in a ring, each sends to the next: everyone hears exactly one message."""
+    users = [f"user{number}" for number in range(50)]
+
+    async def one(number: int, ready: asyncio.Barrier) -> str | None:
+        async with chat.client(users[number], node=number % 2) as client:
+            await ready.wait()
+            await client.send(to_user=chat.name(users[(number + 1) % 50]), text=f"{number}")
+            async for entry in client.entries():
+                if entry.event.sender != client.user_id:
+                    await ready.wait()
+                    return entry.text
+        return None
+
+    ready = asyncio.Barrier(len(users))
+    heard = await asyncio.gather(*(one(number, ready) for number in range(50)))
+    assert heard == [f"{(number - 1) % 50}" for number in range(50)]

@@ -55,7 +55,7 @@ DEFAULT_IDLE_SECONDS: Final = 20.0
 LEAVE_SECONDS: Final = 3.0
 """How long the answers to a half-close may take."""
 GOOD_AFTER_SECONDS: Final = 5.0
-"""A session that lived this long resets the backoff."""
+"""A session that lived this long resets the backoff, and so does one that brought something."""
 FRAME_HEADROOM_BYTES: Final = 4096
 RETRY_SENDS_SECONDS: Final = 0.5
 """Wait after "later" without advice."""
@@ -103,6 +103,7 @@ class Session:
         self._closed: pb.Closed | None = None
         self._needs_snapshot = False
         self._cut_why = ""
+        self._useful = False
 
     # -- the application's side --------------------------------------------------------------------
 
@@ -271,6 +272,7 @@ class Session:
             return received
         for result in frame.send_results:
             self._settle(result, received, now)
+        self._useful = self._useful or bool(received.entries or received.settled)
         received.caught_up = bool(frame.caught_up)
         received.receipts = frame.receipts
         received.presence = frame.presence
@@ -338,7 +340,7 @@ class Session:
     def lost(self, error: errors.ChatmeshError | None, now: float) -> Next:
         """The stream has ended (`error` None: with status OK). What comes next."""
         lived = self.is_live and now - self._opened_at >= GOOD_AFTER_SECONDS
-        if lived:
+        if lived or self._useful:
             self._comeback.good()
         closed, moved = self._closed, self._half_closed_at is not None
         needs_snapshot = self._needs_snapshot

@@ -134,6 +134,21 @@ def test_a_gap_ends_the_stream_and_nothing_of_it_is_passed_on() -> None:
     assert isinstance(session.step(START), Cut)
 
 
+def test_backoff_grows_over_useless_sessions_only() -> None:
+    session, waits = Session(Config(device_id="phone"), None, lambda: 1.0), []
+    welcome = pb.ServerFrame(welcome=[pb.Welcome(user_id="alice", limits=LIMITS)])
+    for useful in (False, False, False, True):
+        session.open_stream(START)
+        session.step(START)
+        session.receive(welcome, START)
+        if useful:
+            session.receive(entries(1, 1), START)
+        next_ = session.lost(errors.Unavailable("cut"), START)
+        assert isinstance(next_, Reconnect)
+        waits.append(next_.after_seconds)
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.1])
+
+
 def test_a_history_that_went_back_needs_a_snapshot() -> None:
     session = live(Cursor(5, 5))
     session.receive(entries(6, 8), START)

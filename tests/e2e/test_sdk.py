@@ -29,10 +29,12 @@ from chatmesh.client import (
     PresenceState,
     PushProvider,
     Reaction,
+    Sent,
     SessionReplaced,
     Snapshot,
     Text,
 )
+from chatmesh.testing import TcpProxy
 
 if TYPE_CHECKING:
     from chatmesh.embedded.running import RunningMesh
@@ -265,3 +267,58 @@ async def test_clients_of_many_users_share_a_process(chat: Chat) -> None:
     ready = asyncio.Barrier(len(users))
     heard = await asyncio.gather(*(one(number, ready) for number in range(50)))
     assert heard == [f"{(number - 1) % 50}" for number in range(50)]
+
+
+async def test_answers_that_are_cut_off_repeat_nothing(
+    chat: Chat, running_mesh: RunningMesh
+) -> None:
+    """1,000 sends while the answering half of the link is cut again and again."""
+    async with (
+        TcpProxy(chat.mesh.public[0]) as proxy,
+        Client(proxy.address, token=chat.mesh.token(chat.name("alice"))) as alice,
+        chat.client("bob", node=1) as bob,
+    ):
+        heard: list[str] = []
+        cuts = 0
+
+        async def listen() -> None:
+            nonlocal cuts
+            async for entry in bob.entries():
+                if entry.text is not None:
+                    heard.append(entry.text)
+                    if len(heard) % 25 == 0 and len(heard) < 1000:
+                        proxy.cut_after("down", 40)
+                        cuts += 1
+                    if len(heard) == 1000:
+                        return
+
+        listening = asyncio.create_task(listen())
+        texts = [f"{number}" for number in range(1000)]
+        sent = [await one for one in _in_tens(alice, chat.name("bob"), texts)]
+        await listening
+        assert len({one.message_id for one in sent}) == 1000
+        assert heard == texts, "in the first order, each once"
+        assert cuts == 39
+        assert proxy.connections > 10
+        page = await bob.conversation(with_user=chat.name("alice"))
+        assert page.last_message_no == 1000
+
+
+def _in_tens(alice: Client, to: str, texts: list[str]) -> list[asyncio.Task[Sent]]:
+    """Sends that begin in order, at most ten without an answer."""
+    gate = asyncio.Semaphore(10)
+
+    async def one(text: str, before: asyncio.Event, after: asyncio.Event) -> Sent:
+        await before.wait()
+        async with gate:
+            sending = asyncio.ensure_future(alice.send(to_user=to, text=text))
+            await asyncio.sleep(0)  # it is offered
+            after.set()
+            return await sending
+
+    events = [asyncio.Event() for _ in range(len(texts) + 1)]
+    events[0].set()
+    return [
+        asyncio.create_task(one(text, events[number], events[number + 1]))
+        for number, text in enumerate(texts)
+    ]

@@ -121,6 +121,13 @@ def redis_unreachable() -> tuple[str, str]:
     return server("presence_svc", "redis", REDIS_URL=f"redis://{NOWHERE}")
 
 
+def up_without_redis() -> tuple[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        return up(
+            "--data", folder, "--ports", "auto", CHATMESH_REDIS_URL=f"redis://:secret@{NOWHERE}"
+        )  # fmt: skip
+
+
 @contextmanager
 def careless_postgres() -> Iterator[RunningMesh]:
     """A real PostgreSQL with fsync off, which `up` itself runs only when it is told so."""
@@ -173,6 +180,7 @@ STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "data folder that cannot be made": folder_impossible,
     "PostgreSQL unreachable": postgres_unreachable,
     "Redis unreachable": redis_unreachable,
+    "Redis unreachable, the whole mesh": up_without_redis,
     "PostgreSQL with fsync off, a server alone": server_on_careless_postgres,
     "PostgreSQL with fsync off, the whole mesh": up_on_careless_postgres,
     "Redis that may evict, a server alone": server_on_forgetful_redis,

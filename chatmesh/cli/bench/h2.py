@@ -107,7 +107,12 @@ class GrpcConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close at once; calls under way end as UNAVAILABLE."""
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        if self._scheme == "https":
+            # an orderly end would wait for the peer's close_notify, and gRPC servers send none
+            self._transport.abort()
+        else:
             self._transport.close()
 
     # -- for streams ---------------------------------------------------------------------------

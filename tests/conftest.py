@@ -4,9 +4,7 @@ Rules: tests that share it make users of their own and leave no session open. Wh
 or wants other settings, starts a mesh of their own. It starts when the first test asks for it.
 """
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def running_mesh() -> Iterator["RunningMesh"]:
     """PostgreSQL, Valkey, five servers, two chat nodes, on free ports."""
-    from chatmesh.embedded.supervisor import Mesh, MeshOptions
+    from chatmesh.testing.mesh import start_mesh
 
-    with tempfile.TemporaryDirectory(prefix="chatmesh-tests-") as folder:
-        options = MeshOptions(data=Path(folder) / "data", ports="auto")
-        with Mesh(options) as mesh:
-            yield mesh.running
+    with start_mesh(trace_sample_ratio=None) as started:
+        yield started.mesh.running

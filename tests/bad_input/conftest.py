@@ -1,16 +1,14 @@
 """A stranger for every row, and two friends who must not notice anything."""
 
 import itertools
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
 from chatmesh.cli.bench.h2 import GrpcConnection, connect
 from chatmesh.embedded.running import RunningMesh
-from chatmesh.embedded.supervisor import Mesh, MeshOptions
+from chatmesh.testing.mesh import start_mesh
 from tests.bad_input.people import Friends, Stranger
 from tests.raw import RawSession
 
@@ -24,13 +22,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def running_mesh() -> Iterator[RunningMesh]:
     """A mesh of their own, where whoever never signed in cannot be written to."""
-    with tempfile.TemporaryDirectory(prefix="chatmesh-bad-input-") as folder:
-        options = MeshOptions(
-            data=Path(folder) / "data", ports="auto",
-            environment={"chat_svc": ENVIRONMENT},
-        )  # fmt: skip
-        with Mesh(options) as mesh:
-            yield mesh.running
+    with start_mesh(environment={"chat_svc": ENVIRONMENT}) as started:
+        yield started.mesh.running
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 
 from chatmesh.embedded.running import RunningMesh
-from chatmesh.embedded.supervisor import Mesh, MeshOptions
+from chatmesh.testing.mesh import start_mesh
 from tests.bad_input.table import Row, rows
 
 pytestmark = pytest.mark.mesh
@@ -84,13 +83,10 @@ def _readiness(metrics: str) -> tuple[str, str]:
 @contextmanager
 def stores(**postgres_settings: str) -> Iterator[RunningMesh]:
     """A real PostgreSQL and Valkey, no servers."""
-    with tempfile.TemporaryDirectory(prefix="chatmesh-stores-") as folder:
-        options = MeshOptions(
-            data=Path(folder) / "data", ports="auto", servers=False,
-            postgres_url=None, redis_url=None, postgres_settings=postgres_settings,
-        )  # fmt: skip
-        with Mesh(options) as mesh:
-            yield mesh.running
+    with start_mesh(
+        servers=False, postgres_url=None, redis_url=None, postgres_settings=postgres_settings
+    ) as started:
+        yield started.mesh.running
 
 
 def folder_in_use() -> tuple[str, str]:

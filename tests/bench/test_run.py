@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from chatmesh.cli.bench.processes import MeshDied, MeshProcesses
 from chatmesh.cli.bench.run import LOAD_MODULE, RunFailed, run
 from chatmesh.embedded import keys
 from chatmesh.embedded.running import ProcessInfo, RunningMesh
-from chatmesh.embedded.supervisor import Mesh, MeshOptions
+from chatmesh.testing.mesh import start_mesh
 from tests.bench.liar import lying_server
 
 LOAD = Load(
@@ -37,14 +36,9 @@ NAMES = {
 @pytest.fixture(scope="module")
 def stores() -> Iterator[RunningMesh]:
     """Real PostgreSQL and Valkey."""
-    with tempfile.TemporaryDirectory(prefix="chatmesh-bench-test-") as folder:
-        options = MeshOptions(
-            data=Path(folder) / "data", ports="auto", servers=False,
-            postgres_url=None, redis_url=None,
-        )  # fmt: skip
-        with Mesh(options) as mesh:
-            keys.development_secret(mesh.folder)
-            yield mesh.running
+    with start_mesh(servers=False, postgres_url=None, redis_url=None) as started:
+        keys.development_secret(started.mesh.folder)
+        yield started.mesh.running
 
 
 @asynccontextmanager

@@ -5,9 +5,7 @@ same batches, and what grows with each message shows, however fast or slow the m
 """
 
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,7 @@ from chatmesh.cli.bench import run
 from chatmesh.cli.bench.mesh import ENVIRONMENT
 from chatmesh.cli.bench.plan import Load
 from chatmesh.embedded.running import RunningMesh
-from chatmesh.embedded.supervisor import Mesh, MeshOptions
+from chatmesh.testing.mesh import start_mesh
 from tests.perf.counts import Counts, count, prepare, slowest_statements
 
 pytestmark = pytest.mark.mesh
@@ -35,13 +33,8 @@ CEILINGS = {
 
 @pytest.fixture(scope="module")
 def unsampled_mesh() -> Iterator[RunningMesh]:
-    with tempfile.TemporaryDirectory(prefix="chatmesh-counting-") as folder:
-        options = MeshOptions(
-            data=Path(folder) / "data", ports="auto", trace_sample_ratio=0.0,
-            environment={"*": ENVIRONMENT},
-        )  # fmt: skip
-        with Mesh(options) as mesh:
-            yield mesh.running
+    with start_mesh(trace_sample_ratio=0.0, environment={"*": ENVIRONMENT}) as started:
+        yield started.mesh.running
 
 
 @pytest.mark.timeout(240)

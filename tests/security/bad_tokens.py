@@ -104,7 +104,7 @@ def _headers(forge: Forge) -> list[BadToken]:
 
 
 def _just_too_long(forge: Forge) -> str:
-    """Above our limit, but with all of the metadata below gRPC's own (8 KiB, some refused above)."""
+    """Above our limit, but all of its metadata below gRPC's own 8 KiB, where it refuses some."""
     missing = MAX_TOKEN_BYTES - len(forge.sign(forge.claims(pad="")))
     return forge.sign(forge.claims(pad="x" * (missing * 3 // 4 + 8)))
 

@@ -137,6 +137,7 @@ class Downlink:
         if not told_meanwhile:
             # The store is the truth: a head that only a hint named may not exist.
             window.head_seq = max(window.queued_seq, head_seq)
+            window.notify_seq = min(window.notify_seq, window.head_seq)
         self._tell_caught_up()
         if window.is_behind:
             if progress or told_meanwhile:

@@ -121,6 +121,11 @@ class OutgoingFrames:
         """Entries that have not left."""
         return len(self._entries) - self._entries_start
 
+    @property
+    def waiting_results(self) -> int:
+        """Results that have not left."""
+        return len(self._results)
+
     def set_welcome(self, message: bytes) -> None:
         """The serialised Welcome, to leave first and alone."""
         self._welcome = framed(WELCOME, message)

@@ -42,6 +42,9 @@ from chatmesh.v1.session_pb2 import (
 TOKEN_SKEW_MS: Final = 30_000
 """A token is honoured this long after its end: clocks differ, and a renewal may be on its way."""
 _KEY_ECHO_BYTES: Final = 64
+MAX_WAITING_RESULTS: Final = 4_096
+"""Far above the sends that a client may have open: one that sends on without reading its results
+must not fill the node's memory, refused messages included."""
 
 
 class State(Enum):
@@ -143,6 +146,9 @@ class SessionMachine:
         self.state = State.OPENING
 
     def _on_send(self, send: Send) -> None:
+        if self.frames.waiting_results > MAX_WAITING_RESULTS:
+            self.close(Closed.REASON_TOO_SLOW)
+            return
         room = self._limits.max_sends_in_flight - self.in_flight
         checked: list[Checked] = []
         for outcome in check_send(send, self._limits, room, self._wall_ms):

@@ -179,9 +179,10 @@ def test_a_hint_without_an_entry_causes_a_read() -> None:
 def test_a_forged_head_costs_one_read_and_is_forgotten() -> None:
     driver = Driver(head=1)
     driver.go_live()
-    driver.machine.note_head(1_000)
+    driver.machine.note_head(1_000, 1_000)
     assert driver.serve_reads() == 1
     assert not driver.machine.window.is_behind
+    assert driver.machine.owed_to_push() <= 1, "nor is push owed for it"
 
 
 def test_live_entries_pass_a_running_read() -> None:
@@ -424,6 +425,20 @@ def test_sends_in_flight_are_limited() -> None:
     driver.machine.result(result(1))
     driver.say(send=pb.Send(messages=[message("a", 4)]))
     assert len(driver.one(effects.Offer).messages) == 1
+
+
+@pytest.mark.parametrize("text", ["", "fine"])
+def test_a_client_that_does_not_read_its_results_fills_no_memory(text: str) -> None:
+    driver = Driver(frames_per_second=10_000, frames_burst=20_000)
+    driver.go_live()
+    frames = 0
+    while driver.machine.state is State.LIVE and frames < 1_000:
+        driver.say(send=pb.Send(messages=[message(text, n) for n in range(100)]))
+        for _ in range(driver.machine.in_flight):
+            driver.machine.result(result(1))
+        frames += 1
+    assert frames < 50
+    assert driver.closed().reason == Reason.REASON_TOO_SLOW
 
 
 # -- the other frames

@@ -39,6 +39,10 @@ def asked_for(*extras: str, groups: bool) -> list[Requirement]:
     return [Requirement(each) for each in texts]
 
 
+def test_the_lock_of_the_node_sample_names_no_place() -> None:
+    assert "://" not in text("examples/node/package-lock.json"), "take out resolved and funding"
+
+
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_names_no_place(lock: str) -> None:
     assert "://" not in text(lock)

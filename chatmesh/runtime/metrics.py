@@ -1,8 +1,8 @@
-"""Every metric of the mesh, by name, and the HTTP port that shows them.
+"""Metrics that servers share, by name, and the HTTP port that shows them.
 
-Role: the one place where a metric gets its name, help, labels and buckets; services ask for one by
-its spec. `/metrics`, `/readyz` and `/livez` are served by a thread of their own, so that a blocked
-event loop can still be seen.
+Role: where a metric gets its name, help, labels and buckets; services ask for one by its spec. What
+one service alone counts stands in its `measures.py`, in the same form. `/metrics`, `/readyz` and
+`/livez` are served by a thread of their own, so that a blocked event loop can still be seen.
 
 Rules: no user, device, conversation or message in a label; label values come from closed sets.
 """
@@ -62,7 +62,6 @@ RPC_OPEN: Final = Spec("chatmesh_rpc_open", "RPCs being handled", ("face", "meth
 LOOP_LAG_SECONDS: Final = Spec(
     "chatmesh_event_loop_lag_seconds", "How late a timer of the event loop fired"
 )
-COMPONENT_UP: Final = Spec("chatmesh_component_up", "1 when a needed component is up", ("name",))
 BACKGROUND_DEATHS: Final = Spec(
     "chatmesh_background_deaths_total", "Background loops that died", ("name",)
 )
@@ -73,10 +72,6 @@ BATCH_SIZE: Final = Spec(
     "chatmesh_batch_size", "Items handled at once", ("path",), buckets=SIZE_BUCKETS
 )
 COMMIT_SECONDS: Final = Spec("chatmesh_commit_seconds", "Time of one commit call in seconds")
-QUEUE_LAG_SECONDS: Final = Spec(
-    "chatmesh_queue_lag_seconds", "Age of the entry last taken from the queue"
-)
-QUEUE_DEPTH: Final = Spec("chatmesh_queue_depth", "Items waiting inside this process", ("queue",))
 OUTBOX_ROWS: Final = Spec("chatmesh_outbox_rows", "Outbox rows of this node")
 OUTBOX_AGE_SECONDS: Final = Spec(
     "chatmesh_outbox_age_seconds", "Age of the oldest outbox row of this node"
@@ -84,7 +79,6 @@ OUTBOX_AGE_SECONDS: Final = Spec(
 HOLES_FILLED: Final = Spec(
     "chatmesh_holes_filled_total", "Timeline holes filled from the store", ("cause",)
 )
-MESSAGES: Final = Spec("chatmesh_messages_total", "Messages handled, by outcome", ("outcome",))
 STREAM_REOPENS: Final = Spec(
     "chatmesh_stream_reopens_total", "Long-lived streams opened again", ("stream", "cause")
 )
@@ -147,6 +141,7 @@ class RpcMetrics:
         self._face, self._method = face, method
         self._open = gauge(RPC_OPEN).labels(face, method)
         self._seconds = histogram(RPC_SECONDS).labels(face, method)
+        self._handled = counter(RPC_HANDLED)  # shown from the start, not from the first end on
         self._codes: dict[str, Counter] = {}
 
     def begin(self) -> None:
@@ -158,7 +153,7 @@ class RpcMetrics:
         self._open.dec()
         ended = self._codes.get(code)
         if ended is None:
-            ended = self._codes[code] = counter(RPC_HANDLED).labels(self._face, self._method, code)
+            ended = self._codes[code] = self._handled.labels(self._face, self._method, code)
         ended.inc()
         if seconds is not None:
             self._seconds.observe(seconds)

@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chatmesh.cli import CommandError, DataOption, JsonOption, progress
+from chatmesh.cli import CommandError, JsonOption, progress
 
 if TYPE_CHECKING:
     from chatmesh.cli.demo.play import Outcome, Played
     from chatmesh.embedded.running import RunningMesh
+
+DataOption = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Use this data folder, and keep it.", show_default=False
+    ),
+]
+"""Not that of the other commands: a demo never takes CHATMESH_DATA for its own."""
 
 _FLOWS = {
     "login": "Login flow",

@@ -113,6 +113,12 @@ def postgres_unreachable() -> tuple[str, str]:
     return server("sequencer_svc", "postgres", POSTGRES_URL=url)
 
 
+def up_without_postgres() -> tuple[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"postgresql://chatmesh:secret@{NOWHERE}/chatmesh"
+        return up("--data", folder, "--ports", "auto", CHATMESH_POSTGRES_URL=url)
+
+
 def redis_unreachable() -> tuple[str, str]:
     return server("presence_svc", "redis", REDIS_URL=f"redis://{NOWHERE}")
 
@@ -175,6 +181,7 @@ STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "ports taken": ports_taken,
     "data folder that cannot be made": folder_impossible,
     "PostgreSQL unreachable": postgres_unreachable,
+    "PostgreSQL unreachable, the whole mesh": up_without_postgres,
     "Redis unreachable": redis_unreachable,
     "Redis unreachable, the whole mesh": up_without_redis,
     "PostgreSQL with fsync off, a server alone": server_on_careless_postgres,

@@ -696,7 +696,7 @@ Global___GetAccountStateRequest: _TypeAlias = GetAccountStateRequest  # noqa: Y0
 
 @_typing.final
 class GetAccountStateResponse(_message.Message):
-    """The conversations whose own state changed since, and settings."""
+    """The conversations whose own state changed since."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

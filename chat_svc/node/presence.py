@@ -63,7 +63,10 @@ class PresenceLink:
         self._readiness = readiness
         self._clock = clock
         self.keep_alive: RequestStream[KeepAliveRequest, KeepAliveResponse] = RequestStream(
-            open_keep_alive, name="presence lease", max_in_flight=MAX_IN_FLIGHT
+            open_keep_alive,
+            name="presence lease",
+            max_in_flight=MAX_IN_FLIGHT,
+            on_end=self._lease_stream_ended,
         )
         self.attach_stream: RequestStream[AttachRequest, AttachResponse] = RequestStream(
             open_attach, name="presence routes", max_in_flight=MAX_IN_FLIGHT
@@ -250,6 +253,11 @@ class PresenceLink:
     def _node(self) -> NodeRef:
         address = self._address
         return NodeRef(node_id=address.node_id, target=address.target, name=address.name)
+
+    def _lease_stream_ended(self, cause: str) -> None:
+        """Perhaps presence is away; the next beat tells. Sessions are compared until then."""
+        if cause not in ("age", "restart"):
+            self.is_certain = False
 
     def _uncertain(self, why: str) -> None:
         self._readiness.down(f"presence: {why}")

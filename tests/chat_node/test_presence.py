@@ -72,6 +72,9 @@ class Bench:
             self.readiness.require("presence"),
             self.clock,
         )
+        on_end = self.link.keep_alive._on_end
+        assert on_end is not None
+        self.stream_ends = on_end
         self.beats = Stream(self._beat)
         self.routes = Stream(lambda _: AttachResponse(superseded=self.superseded))
         self.link.keep_alive = self.beats  # type: ignore[assignment]
@@ -118,6 +121,17 @@ async def test_presence_away_and_back_compares_sessions(bench: Bench) -> None:
     assert list(bench.readiness.missing()) == ["presence"]
     await parts.until(lambda: bench.certain == 2)
     await parts.stop(loop)
+
+
+@pytest.mark.parametrize(("cause", "certain"), [("UNAVAILABLE", False), ("age", True)])
+async def test_the_end_of_the_lease_stream_is_noticed_before_the_next_beat(
+    cause: str, certain: bool
+) -> None:
+    bench = Bench()
+    bench.link.is_certain = True
+    bench.stream_ends(cause)
+    assert bench.link.is_certain is certain
+    assert "presence" in bench.readiness.missing(), "readiness is the beats' business"
 
 
 async def test_routes_gather_while_one_request_runs(bench: Bench) -> None:

@@ -117,7 +117,7 @@ class Send(_message.Message):
     """True: after the first refusal the rest of this frame is refused with ABORTED PREVIOUS_REFUSED. False: each stands alone."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.OutgoingMessage]:
-        """1 to Limits.max_send_batch."""
+        """1 to Limits.max_send_batch; above it, up to 1,000, each is refused with BATCH_TOO_LARGE; empty or beyond, the session ends with it."""
 
     def __init__(
         self,
@@ -716,7 +716,7 @@ class Pong(_message.Message):
     nonce: _builtins.int
     """The ping's nonce; 0 = not asked for."""
     account_version: _builtins.int
-    """Counter of the account's own state: when it rose, ask GetAccountState for what changed."""
+    """Counter of the account's own state: when it rose, ask GetAccountState for conversations; an empty UpdatePrivacy or UpdateNotificationSettings reads those."""
     unread: _builtins.int
     """As in welcome."""
     mentions: _builtins.int
@@ -1210,7 +1210,7 @@ Global___GetSnapshotRequest: _TypeAlias = GetSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class GetSnapshotResponse(_message.Message):
-    """A page of the snapshot; all pages are as of one position."""
+    """A page of the snapshot. Each page reads as of the first page's position or later; entries after as_of bring what a page may have shown already."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -326,32 +326,6 @@ class Cursor(_message.Message):
 Global___Cursor: _TypeAlias = Cursor  # noqa: Y015
 
 @_typing.final
-class SeqRange(_message.Message):
-    """An inclusive range of positions."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FIRST_FIELD_NUMBER: _builtins.int
-    LAST_FIELD_NUMBER: _builtins.int
-    first: _builtins.int
-    """First position, ≥ 1."""
-    last: _builtins.int
-    """Last position, ≥ first."""
-    def __init__(
-        self,
-        *,
-        first: _builtins.int = ...,
-        last: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SeqRange: _TypeAlias = SeqRange  # noqa: Y015
-
-@_typing.final
 class TextContent(_message.Message):
     """Plain text for people."""
 
@@ -1318,7 +1292,7 @@ Global___Member: _TypeAlias = Member  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
-    """Sizes, rates and times in force for this caller; every refusal by one of them names it in its metadata."""
+    """Sizes, rates and times in force for this caller. A refusal by a size or count gives it in its metadata as `limit`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

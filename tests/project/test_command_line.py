@@ -12,7 +12,7 @@ from chatmesh.embedded import keys
 from chatmesh.embedded.layout import DataFolder
 
 CHATMESH = str(Path(sys.executable).parent / "chatmesh")
-HEAVY = ("grpc", "psycopg", "redis", "textual", "pydantic_settings", "opentelemetry", "yoyo")
+HEAVY = ("grpc", "psycopg", "redis", "pydantic_settings", "opentelemetry", "yoyo")
 
 
 def chatmesh(*arguments: str | Path, **changes: str) -> "subprocess.CompletedProcess[str]":

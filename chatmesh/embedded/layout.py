@@ -24,6 +24,8 @@ from chatmesh.embedded.errors import FolderInUse, FolderUnusable
 
 VARIABLE = "CHATMESH_DATA"
 LOG_ROTATE_BYTES = 8 << 20
+_OF_NO_MESH = frozenset(("lost+found",))
+"""What a new file system holds."""
 GUARDIAN_WAIT_SECONDS = 45
 """How long the guardian of a killed mesh may need to end its PostgreSQL."""
 
@@ -63,7 +65,8 @@ class DataFolder:
         self._lock: int | None = None
 
     def make(self) -> None:
-        """Makes the folder and its private parts; an existing one is closed to others."""
+        """Makes the folder and its private parts; an existing one is closed to others, unless it
+        holds something else than a mesh."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             owner = self.path.stat().st_uid
@@ -71,6 +74,13 @@ class DataFolder:
                 raise FolderUnusable(
                     f"the data folder {self.path} belongs to user {owner}, you are "
                     f"{os.geteuid()}: name another by --data or {VARIABLE}"
+                )
+            if not self.secrets.is_dir() and any(
+                entry.name not in _OF_NO_MESH for entry in self.path.iterdir()
+            ):
+                raise FolderUnusable(
+                    f"{self.path} holds other things than a mesh, and a data folder is closed to "
+                    f"all other users: name a new or empty folder by --data or {VARIABLE}"
                 )
             for folder in (self.path, self.secrets, self.certificates, self.logs):
                 folder.mkdir(mode=0o700, exist_ok=True)

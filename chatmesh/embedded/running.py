@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chatmesh.embedded import certificates, keys, tokens
-from chatmesh.embedded.errors import NotRunning
+from chatmesh.embedded.errors import FolderUnusable, NotRunning
 from chatmesh.embedded.layout import VARIABLE, DataFolder, default_folder
 
 
@@ -67,7 +67,7 @@ class RunningMesh:
 def find(data: Path | None = None) -> RunningMesh:
     """The mesh on a data folder (default: CHATMESH_DATA, else ~/.chatmesh).
 
-    Raises NotRunning, saying how to start one.
+    Raises NotRunning, saying how to start one, or FolderUnusable.
     """
     folder = DataFolder(data or default_folder())
     hint = f"start one with `chatmesh up`, or name its folder by --data or {VARIABLE}"
@@ -75,6 +75,11 @@ def find(data: Path | None = None) -> RunningMesh:
         content = json.loads(folder.mesh_file.read_bytes())
     except FileNotFoundError:
         raise NotRunning(f"no mesh runs on {folder.path}: {hint}") from None
+    except OSError as error:
+        raise FolderUnusable(
+            f"cannot read the data folder {folder.path}: {error.strerror}; "
+            f"name another by --data or {VARIABLE}"
+        ) from None
     if not folder.is_locked():
         raise NotRunning(f"the mesh on {folder.path} has ended: {hint}")
     return describe(folder, content)

@@ -80,6 +80,15 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
         DataFolder(data).make()
 
 
+def test_a_folder_of_other_things_is_refused_and_stays_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "letter").touch()
+    tmp_path.chmod(0o755)
+    with pytest.raises(FolderUnusable, match="holds other things"):
+        DataFolder(tmp_path).make()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    assert [one.name for one in tmp_path.iterdir()] == ["letter"]
+
+
 @as_root
 def test_root_without_namespaces_runs_postgres_as_an_existing_user() -> None:
     with open_folder() as parent:

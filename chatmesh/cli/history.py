@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chatmesh.cli import CommandError, DataOption, JsonOption
-from chatmesh.cli.speaking import AsOption, CaOption, Speaker, TargetOption, run, speaker
+from chatmesh.cli import DataOption, JsonOption
+from chatmesh.cli.speaking import (
+    LARGEST_ID,
+    AsOption,
+    CaOption,
+    Speaker,
+    TargetOption,
+    destination,
+    run,
+    speaker,
+)
 
 if TYPE_CHECKING:
     from chatmesh.client import UnaryClient
@@ -32,7 +41,10 @@ def history(
     user: AsOption = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
     before: Annotated[
-        int, typer.Option(min=0, help="Only messages before this conversation_seq; 0 = newest.")
+        int,
+        typer.Option(
+            min=0, max=LARGEST_ID, help="Only messages before this conversation_seq; 0 = newest."
+        ),
     ] = 0,
     data: DataOption = None,
     target: TargetOption = "",
@@ -81,12 +93,8 @@ async def _messages(client: UnaryClient, peer: str, limit: int, before: int, as_
 
 
 async def _conversation(client: UnaryClient, peer: str) -> int:
-    if not peer.startswith("#"):
-        return (await client.conversation(with_user=peer)).conversation_id
-    try:
-        return int(peer[1:])
-    except ValueError:
-        raise CommandError(f"{peer!r} is no conversation: write # and its number", 2) from None
+    user, conversation_id = destination(peer)
+    return conversation_id or (await client.conversation(with_user=user)).conversation_id
 
 
 async def _conversations(client: UnaryClient, limit: int, as_json: bool) -> None:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chatmesh.cli import CommandError, DataOption, JsonOption, progress
-from chatmesh.cli.speaking import AsOption, CaOption, Speaker, TargetOption, run, speaker
+from chatmesh.cli.speaking import (
+    AsOption,
+    CaOption,
+    Speaker,
+    TargetOption,
+    destination,
+    run,
+    speaker,
+)
 
 if TYPE_CHECKING:
     from chatmesh.client import Message, Sent
@@ -46,7 +54,7 @@ def send(
     """Send a message, or every line of standard input; return when all are durable.
 
     Prints one line per message: its id. A refused line is told on stderr, the others still go;
-    the exit code is then 1.
+    the exit code is then 1. Empty lines are skipped.
 
     \b
     Examples:
@@ -54,11 +62,17 @@ def send(
       make 2>&1 | chatmesh send --as builder alice -
       chatmesh trace $(chatmesh send --as alice bob hi --trace)
     """
+    if not text.rstrip("\r\n"):
+        raise CommandError("there is nothing to send: the text is empty", 2)
+    if text == "-" and sys.stdin is None:  # closed by the caller, as by `<&-`
+        raise CommandError("standard input is closed: give the text, or a pipe of lines", 2)
+    to_user, conversation_id = destination(to)
     who = speaker(user, target, data, ca)
     if text == "-" and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 is refused by the line
     lines = Lines(sys.stdin if text == "-" else [text])
-    run(_send(who, to, lines, _Wishes(silent, traced, as_json)))
+    wishes = _Wishes(silent, traced, as_json)
+    run(_send(who, to_user or None, conversation_id or None, lines, wishes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +114,14 @@ class Lines:
         return batch
 
 
-async def _send(who: Speaker, to: str, lines: Lines, wishes: _Wishes) -> None:
+async def _send(
+    who: Speaker, user: str | None, conversation_id: int | None, lines: Lines, wishes: _Wishes
+) -> None:
     import asyncio
 
-    from chatmesh.client import UnaryClient
+    from chatmesh.client import ChatmeshError, UnaryClient
 
-    user, conversation_id = _destination(to)
-    refused = 0
+    answered = refused = 0
     async with UnaryClient(
         who.target, token=who.token, tls=who.tls, allow_plaintext=who.allow_plaintext
     ) as client:
@@ -114,19 +129,21 @@ async def _send(who: Speaker, to: str, lines: Lines, wishes: _Wishes) -> None:
             clean = [line for line in batch if _is_utf8(line)]
             refused += len(batch) - len(clean)
             messages = [_message(line, user, conversation_id, wishes) for line in clean]
-            for outcome in await client.send_many(messages):
+            try:
+                outcomes = await client.send_many(messages)
+            except ChatmeshError as error:
+                raise CommandError(f"{error}\n{_unanswered(answered, len(clean))}") from None
+            for outcome in outcomes:
                 refused += _tell(outcome, wishes.as_json)
+            answered += len(outcomes)
     if refused:
         raise CommandError(f"{refused} message{'s were' if refused > 1 else ' was'} not sent")
 
 
-def _destination(to: str) -> tuple[str | None, int | None]:
-    if not to.startswith("#"):
-        return to, None
-    try:
-        return None, int(to[1:])
-    except ValueError:
-        raise CommandError(f"{to!r} is no conversation: write # and its number", 2) from None
+def _unanswered(before: int, lines: int) -> str:
+    what = "of the next it is" if lines == 1 else f"of the next {lines} it is"
+    was = "message was" if before == 1 else "messages were"
+    return f"{before} {was} answered, {what} unknown: see `chatmesh history`, then send the rest"
 
 
 def _is_utf8(line: str) -> bool:

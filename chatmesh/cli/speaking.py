@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE = "CHATMESH_TOKEN"  # noqa: S105 - the name of a variable
 TOKEN_FILE_VARIABLE = "CHATMESH_TOKEN_FILE"  # noqa: S105 - the name of a variable
+LARGEST_ID = (1 << 63) - 1
 
 AsOption = Annotated[
     str,
@@ -69,6 +70,7 @@ def speaker(
         return Speaker(target, _token_from_environment(), Tls(ca=ca) if ca else None)
     if not user:
         raise CommandError("who speaks? name a user by --as, or a server of yours by --target", 2)
+    check_utf8(user, "--as")
     from chatmesh.embedded import running
 
     mesh = running.find(data)
@@ -92,6 +94,27 @@ def _token_from_environment() -> str:
             f"{TOKEN_FILE_VARIABLE}"
         )
     return token
+
+
+def destination(text: str) -> tuple[str, int]:
+    """A user and 0, or "" and the number of `#ID`. Raises CommandError."""
+    if not text:
+        raise CommandError("name a user, or a conversation as # and its number", 2)
+    check_utf8(text, "a user")
+    if not text.startswith("#"):
+        return text, 0
+    number = text[1:]
+    if not (number.isascii() and number.isdigit() and 0 < int(number) <= LARGEST_ID):
+        raise CommandError(f"{text!r} is no conversation: write # and its number", 2)
+    return "", int(number)
+
+
+def check_utf8(text: str, what: str) -> None:
+    """Refuses an argument that no server could read. Raises CommandError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise CommandError(f"{what} must be UTF-8, not {text!r}", 2) from None
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:

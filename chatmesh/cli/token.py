@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from chatmesh.cli import DataOption
+from chatmesh.cli import CommandError, DataOption
+
+LONGEST_TTL_SECONDS = 10 * 366 * 86_400
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +30,14 @@ def token(
     """
     from chatmesh.embedded import keys, tokens
     from chatmesh.embedded.layout import DataFolder, default_folder
+    from chatmesh.runtime.identity import MAX_USER_ID_CHARACTERS, is_clean_text
 
+    if not is_clean_text(user, MAX_USER_ID_CHARACTERS):
+        raise CommandError(
+            f"a user is 1 to {MAX_USER_ID_CHARACTERS} characters without controls", 2
+        )
+    if not -LONGEST_TTL_SECONDS <= ttl_seconds <= LONGEST_TTL_SECONDS:
+        raise CommandError(f"--ttl-seconds is at most {LONGEST_TTL_SECONDS}, ten years", 2)
     folder = DataFolder(data or default_folder())
     folder.make()
     secret = keys.development_secret(folder).read_text()

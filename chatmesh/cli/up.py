@@ -7,6 +7,7 @@ second without waiting for drains.
 import enum
 import json
 import os
+import shlex
 import signal
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -68,7 +69,7 @@ def up(
     asked = _StopSignals(mesh)
     try:
         mesh.start()
-        typer.echo(_ready_json(mesh) if as_json else _ready_text(mesh))
+        typer.echo(_ready_json(mesh) if as_json else _ready_text(mesh, named=data is not None))
         asked.wait()
     except _Interrupted:
         pass  # asked to stop while starting; start() has ended what it began
@@ -114,11 +115,12 @@ class _StopSignals:
         os.write(self._write_end, b"!")
 
 
-def _ready_text(mesh: "Mesh") -> str:
+def _ready_text(mesh: "Mesh", *, named: bool) -> str:
     running = mesh.running
+    where = f" --data {shlex.quote(str(running.folder.path))}" if named else ""
     return (
         f"ready: chat on {' and '.join(running.public)}, data in {running.folder.path}, "
-        f"process {running.pid}; log in with `chatmesh token alice`"
+        f"process {running.pid}; log in with `chatmesh token alice{where}`"
     )
 
 

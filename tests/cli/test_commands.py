@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +97,50 @@ def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
     assert "plain text" in plain.stderr
     strange = chatmesh("history", "--as", ALICE, "#x", "--data", data, code=2)
     assert "#" in strange.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("send", "--as", ALICE, BOB, ""), "empty"),
+        (("send", "--as", ALICE, "", "hi"), "name a user"),
+        (("send", "--as", ALICE, "#-1", "hi"), "no conversation"),
+        (("send", "--as", ALICE, f"#{1 << 63}", "hi"), "no conversation"),
+        (("send", "--as", ALICE, "b\udcff", "hi"), "UTF-8"),
+        (("send", "--as", "a\udcff", BOB, "hi"), "UTF-8"),
+        (("history", "--as", BOB, "#-1"), "no conversation"),
+        (("history", "--as", BOB, ALICE, "--before", str(1 << 63)), "before"),
+        (("token", ""), "128"),
+        (("token", "x" * 129), "128"),
+        (("token", "a\nb"), "128"),
+        (("token", ALICE, "--ttl-seconds", "nan"), "years"),
+        (("token", ALICE, "--ttl-seconds", "1e300"), "years"),
+    ],
+)
+def test_what_no_server_could_take_is_wrong_usage(
+    data: Path, arguments: tuple[str, ...], why: str
+) -> None:
+    refused = chatmesh(*arguments, "--data", data, code=2)
+    assert why in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_closed_standard_input_is_told(data: Path) -> None:
+    code = "import os, sys; os.close(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    command = ("-m", "chatmesh.cli.main", "send", "--as", ALICE, BOB, "-", "--data", str(data))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False,
+        timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, "standard input is closed" in done.stderr) == (2, True)
+
+
+def test_a_pipe_whose_server_is_away_says_what_went() -> None:
+    away = chatmesh(
+        "send", BOB, "-", "--target", "127.0.0.1:1", text="a\nb\n", code=1,
+        CHATMESH_TOKEN="x.eyJzdWIiOiJ4In0.x",
+    )  # fmt: skip
+    assert "0 messages were answered" in away.stderr
 
 
 @pytest.mark.parametrize("command", ["send", "tail", "history", "trace", "check-history", "demo"])

@@ -57,9 +57,7 @@ class Speaker:
     allow_plaintext: bool = False
 
 
-def speaker(
-    user: str, target: str, data: pathlib.Path | None, ca: pathlib.Path | None, node: int = 0
-) -> Speaker:
+def speaker(user: str, target: str, data: pathlib.Path | None, ca: pathlib.Path | None) -> Speaker:
     """What a command's options come to.
 
     Raises CommandError or an EmbeddedError that says what to do.
@@ -77,7 +75,7 @@ def speaker(
     addresses = mesh.public
     if not addresses:
         raise CommandError(f"the mesh on {mesh.folder.path} has no chat node yet: wait, try again")
-    return Speaker(addresses[node % len(addresses)], mesh.token(user), None)
+    return Speaker(",".join(addresses), mesh.token(user), None)
 
 
 def _token_from_environment() -> str:

@@ -33,6 +33,9 @@ class Caller:
     def _me(self) -> str:
         raise NotImplementedError
 
+    async def _away(self) -> None:
+        """A server did not answer; the next attempt may go elsewhere."""
+
     async def _call(self, service: str, method: str, request: Any, answer: type[Any]) -> Any:
         """One call, repeated while the server is away; raises exceptions of `errors`."""
         token, renewed = await self._tokens.current(), False
@@ -49,6 +52,7 @@ class Caller:
                 token, renewed, error = await self._tokens.fetch(), True, refused
             except Unavailable as away:
                 error = away
+                await self._away()
             except LimitExceeded as limited:
                 if limited.retry_after_seconds is None:
                     raise

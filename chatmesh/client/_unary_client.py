@@ -1,15 +1,16 @@
 """A client without a session: for back ends, bots and scripts that send and read, and receive
 nothing by themselves.
 
-Rules: no device, no store, no background task; every call stands alone. A send whose outcome is
-unknown is repeated under the same keys until it is answered.
+Rules: no device, no store, no background task; every call stands alone. A call that a server left
+unanswered is made again a few times under the same keys, at each target in turn; then it raises
+Unavailable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from chatmesh.client import _content as c
 from chatmesh.client import _convert as convert
@@ -59,6 +60,7 @@ class UnaryClient(ConversationCalls, PeopleCalls):
         )
         self._time = ServerTime(clock or SystemClock())
         self._user = on_behalf_of
+        self._calls = 0  # under way: they share the connection
 
     async def __aenter__(self) -> Self:
         """Fetch the token.
@@ -120,6 +122,17 @@ class UnaryClient(ConversationCalls, PeopleCalls):
                 outcomes += [stopped] * (len(messages) - len(outcomes))
                 break
         return outcomes
+
+    async def _call(self, service: str, method: str, request: Any, answer: type[Any]) -> Any:
+        self._calls += 1
+        try:
+            return await super()._call(service, method, request, answer)
+        finally:
+            self._calls -= 1
+
+    async def _away(self) -> None:
+        if self._calls == 1:  # leaving the connection would end the others' calls
+            await self._transport.move_on()
 
     @property
     def _me(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 
 import grpc
@@ -64,6 +65,15 @@ async def test_a_server_that_stays_away_is_said(peer: Peer) -> None:
     async with UnaryClient(peer.address, token="alice") as back_end:
         with pytest.raises(Unavailable):
             await back_end.send(text(1))
+
+
+async def test_another_target_takes_over(peer: Peer) -> None:
+    with socket.socket() as closed:  # bound and not listening: connections are refused
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+        for targets in (f"{nobody},{peer.address}", f"{peer.address},{nobody}"):
+            async with UnaryClient(targets, token="alice") as back_end:
+                assert (await back_end.send(text(1))).message_id
 
 
 async def test_refusals_are_raised(peer: Peer) -> None:

@@ -121,7 +121,8 @@ class Watching:
         self._digest = 0
         self._differing = 0
         self.stream = WatchStream(open_watch, address, self._interest, self._on_response)
-        self._refresh: dict[int, None] = {}
+        self._refresh: dict[int, int] = {}  # account → number of the last request for it
+        self._requests = 0
         self._wake = asyncio.Event()
 
     def start(self, session: LiveSession) -> None:
@@ -132,7 +133,8 @@ class Watching:
         """Contacts of these accounts may have changed."""
         for account in accounts:
             if self._sessions.of(account):
-                self._refresh[account] = None
+                self._requests += 1
+                self._refresh[account] = self._requests
                 self._wake.set()
 
     def stop(self, session: LiveSession) -> None:
@@ -156,13 +158,15 @@ class Watching:
                 await self._clock.sleep(RETRY_SECONDS)
 
     async def _reload(self, accounts: Sequence[int]) -> None:
+        before = self._requests
         contacts = await self._contacts.contacts_of(accounts)
         seen = sorted({other for others in contacts.values() for other in others})
         await self._resolver.users_of([*seen, *accounts])
         for account, privacy in (await self._contacts.privacy(seen)).items():
             self._audiences[account] = Audiences(privacy.presence, privacy.last_seen)
         for account in accounts:
-            self._refresh.pop(account, None)
+            if self._refresh.get(account, 0) <= before:  # else: changed while it was being read
+                self._refresh.pop(account, None)
             wanted = {account, *contacts.get(account, ())}
             for session in self._sessions.of(account):
                 self._set_watched(session, wanted)

@@ -306,6 +306,24 @@ async def test_contacts_are_watched_and_told() -> None:
     assert seen(bob) == [("alice", OFFLINE)], "a new generation begins anew"
 
 
+async def test_a_contact_made_while_contacts_are_read_is_watched() -> None:
+    bench = Watched()
+    bob = parts.live_session(2)
+    contacts_of = bench.contacts.contacts_of
+
+    async def read_then_changed(accounts: Sequence[int]) -> dict[int, list[int]]:
+        found = await contacts_of(accounts)
+        if not bench.contacts.of:
+            bench.contacts.of = {2: [1]}
+            bench.watching.refresh([2])
+        return found
+
+    bench.contacts.contacts_of = read_then_changed  # type: ignore[method-assign]
+    await bench.start(bob)
+    bench.tell(1, 1)
+    assert seen(bob) == [("alice", ONLINE)]
+
+
 async def test_privacy_is_applied_here() -> None:
     bench = Watched()
     bench.contacts.of = {2: [1]}

@@ -256,7 +256,8 @@ def build_sides(ground: Ground, path: Path) -> Sides:
     delivery = Delivery(
         sessions, path.outbox, signals, ground.signer, clock, counters, ground.tracer
     )
-    delivery.on_new_conversation = watching.refresh
+    fill = Fill(store.timeline, clock, counters)
+    delivery.on_new_conversation = fill.on_new_conversation = watching.refresh
     return Sides(
         cursors=cursors,
         push=push,
@@ -277,7 +278,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
             counters,
         ),
         counts=Counts(store.conversations, store.devices, clock),
-        fill=Fill(store.timeline, clock, counters),
+        fill=fill,
         delivery=delivery,
         comparison=comparison,
         neighbours=Neighbours(links.connect),

@@ -7,7 +7,7 @@ window at a time and goes to the end of the queue.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from chat_svc.core.effects import Read
@@ -56,6 +56,9 @@ class Fill:
         self._wake = asyncio.Event()
         self._holes: list[LiveSession] = []
         self._filled = metrics.counter(metrics.HOLES_FILLED)
+        self.on_new_conversation: Callable[[Sequence[int]], None] = lambda _accounts: None
+        """Told of accounts whose read held the first event of a conversation: a new contact, maybe.
+        What came as a hint is told by `delivery`."""
 
     def read(self, session: LiveSession, wanted: Read) -> None:
         """A session wants entries."""
@@ -138,6 +141,8 @@ class Fill:
             self._clock.monotonic(),
         )
         session.settle()
+        if any(row.conversation_seq == 1 for row in answer.rows):
+            self.on_new_conversation([session.account])
 
     def _failed(self, sessions: Sequence[LiveSession], error: Exception) -> None:
         if _budget.take():

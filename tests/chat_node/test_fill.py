@@ -86,6 +86,22 @@ async def test_small_gaps_of_many_sessions_are_one_statement() -> None:
         assert [entry.timeline_seq for entry in parts.entries_of(session)] == [1, 2, 3]
 
 
+async def test_a_conversation_that_begins_in_a_read_is_told() -> None:
+    timeline, fill, node, clock = bench(1)
+    told: list[int] = []
+    fill.on_new_conversation = told.extend
+    session = parts.live_session(7, clock=clock, node=node)
+    node.fill = fill
+    loop = await parts.running(fill.run)
+    for head in (1, 2):
+        timeline.head = head
+        session.machine.note_head(head)
+        session.settle()
+        await parts.until(lambda head=head: len(timeline.calls) == head)  # type: ignore[misc]
+    await parts.stop(loop)
+    assert told == [7], "by its first event alone"
+
+
 async def test_a_long_catch_up_takes_turns() -> None:
     timeline, fill, node, clock = bench(1_000)
     first, second = (parts.live_session(n, clock=clock, node=node) for n in (1, 2))

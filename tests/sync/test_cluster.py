@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -73,12 +75,26 @@ def _is_whole(client: redis.Redis) -> bool:
     return found["cluster_state"] == "ok" and int(found["cluster_known_nodes"]) == PRIMARIES
 
 
+@pytest.fixture(autouse=True)
+def dropped_by_the_library() -> Iterator[None]:
+    """The client library forgets a dead primary's connection unclosed; collected here, not later.
+
+    Left to chance, the collector's warning would fail whichever test runs at that moment. Set up
+    before all other fixtures, so that it ends after the replicas have closed their clients.
+    """
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     with ExitStack() as stack:
         yield Cluster(stack)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_batches_of_all_nodes_go_through_the_cluster_and_one_primary_may_die(
     replicas: Replicas, peers: Peers, cluster: Cluster
 ) -> None:

@@ -10,12 +10,18 @@ from chat_svc.api.devices import DeviceApi
 from chat_svc.api.parts import UnaryParts
 from chat_svc.api.snapshot import Snapshots
 from chat_svc.api.telling import Telling
+from chat_svc.api.users import UserApi
 from chat_svc.assembly import Ground, Path, Sides
 from chat_svc.core.page_tokens import PageTokens
 from chat_svc.node.node import ChatNode
 from chat_svc.store.devices import SignedOut
 from chatmesh.runtime.server import GrpcServer
-from chatmesh.v1 import contacts_pb2_grpc, conversations_pb2_grpc, devices_pb2_grpc
+from chatmesh.v1 import (
+    contacts_pb2_grpc,
+    conversations_pb2_grpc,
+    devices_pb2_grpc,
+    users_pb2_grpc,
+)
 from chatmesh.v1.session_pb2 import Closed
 
 
@@ -32,7 +38,7 @@ def _page_tokens(ground: Ground) -> PageTokens:
 def add_unary_services(
     server: GrpcServer, ground: Ground, path: Path, sides: Sides, node: ChatNode
 ) -> None:
-    """ConversationService, ContactService and DeviceService on the public listener."""
+    """All services of the public listener that are not the stream's own."""
     telling = Telling(ground.call_store, path.resolver, sides.signals)
 
     async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
@@ -66,3 +72,4 @@ def add_unary_services(
     )
     server.add(contacts_pb2_grpc.add_ContactServiceServicer_to_server, ContactApi(parts))
     server.add(devices_pb2_grpc.add_DeviceServiceServicer_to_server, DeviceApi(parts))
+    server.add(users_pb2_grpc.add_UserServiceServicer_to_server, UserApi(parts))

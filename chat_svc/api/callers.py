@@ -6,10 +6,11 @@ from typing import Any, Final
 from chat_svc.node.resolver import Resolver
 from chat_svc.store.accounts import AccountRow
 from chatmesh import errors
-from chatmesh.runtime.identity import current_identity
+from chatmesh.runtime.identity import Identity, current_identity
 
 ON_BEHALF_OF: Final = "chatmesh-on-behalf-of"
 ACT_AS_SCOPE: Final = "chatmesh.act_as"
+ADMIN_SCOPE: Final = "chatmesh.admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +46,17 @@ async def caller(resolver: Resolver, context: Any) -> Caller:
     if row.disabled:
         raise errors.DEVICE_REFUSED()
     return Caller(identity.tenant, user, row, acting)
+
+
+def admin(context: Any) -> Identity:
+    """The back end that manages its tenant; it may not do so for somebody else.
+
+    Raises:
+        Fault: SCOPE_REQUIRED.
+    """
+    identity = current_identity()
+    if ADMIN_SCOPE not in identity.scopes:
+        raise errors.SCOPE_REQUIRED(scope=ADMIN_SCOPE)
+    if any(key == ON_BEHALF_OF for key, _ in context.invocation_metadata() or ()):
+        raise errors.SCOPE_REQUIRED("nobody may do this for somebody else", scope=ADMIN_SCOPE)
+    return identity

@@ -13,6 +13,7 @@ _CHAT = "/chatmesh.v1.ChatService/"
 _CONVERSATIONS = "/chatmesh.v1.ConversationService/"
 _CONTACTS = "/chatmesh.v1.ContactService/"
 _DEVICES = "/chatmesh.v1.DeviceService/"
+_USERS = "/chatmesh.v1.UserService/"
 _MESSAGE = 'idempotency_key: "$key" to_user_id: "alice" content { text { body: "let me in" } }'
 
 PUBLIC: dict[str, str] = {
@@ -44,6 +45,13 @@ PUBLIC: dict[str, str] = {
     _DEVICES + "ListDevices": "",
     _DEVICES + "SignOut": "all: true",
     _DEVICES + "UpdateNotificationSettings": "mute: MUTE_LEVEL_ALL",
+    _USERS + "GetUser": 'user_id: "alice"',
+    _USERS + "UpdateUser": 'user_id: "mallory" kind: SENDER_KIND_BOT',
+    _USERS + "DisableUser": 'user_id: "alice"',
+    _USERS + "EnableUser": 'user_id: "mallory"',
+    _USERS + "RevokeTokens": 'user_id: "alice"',
+    _USERS + "DeleteUser": 'user_id: "alice"',
+    _USERS + "ListAuditRecords": "page_size: 1000",
 }
 
 

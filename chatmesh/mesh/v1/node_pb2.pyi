@@ -4,6 +4,7 @@ isort:skip_file
 What the mesh asks of a chat node."""
 
 from chatmesh.mesh.v1 import hint_pb2 as _hint_pb2
+from chatmesh.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -220,6 +221,8 @@ class DevicePushState(_message.Message):
     PENDING_FIELD_NUMBER: _builtins.int
     PENDING_COUNT_FIELD_NUMBER: _builtins.int
     OTHER_DEVICE_ACTIVE_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    DEVICE_KIND_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account."""
     device_id: _builtins.str
@@ -238,6 +241,10 @@ class DevicePushState(_message.Message):
     """How many wait in all."""
     other_device_active: _builtins.bool
     """True: a session of this account is active in the foreground."""
+    tenant: _builtins.str
+    """Tenant of the account, for the deployment's push policies."""
+    device_kind: _types_pb2.DeviceKind.ValueType
+    """What kind of device it is, for the same."""
     @_builtins.property
     def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingNotification]:
         """Entries that wait and may notify, newest last, at most 5: for the text of the notification."""
@@ -255,10 +262,12 @@ class DevicePushState(_message.Message):
         pending: _abc.Iterable[Global___PendingNotification] | None = ...,
         pending_count: _builtins.int = ...,
         other_device_active: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
+        device_kind: _types_pb2.DeviceKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "acked_timeline_seq", b"acked_timeline_seq", "badge", b"badge", "device_id", b"device_id", "exists", b"exists", "notify_timeline_seq", b"notify_timeline_seq", "other_device_active", b"other_device_active", "pending", b"pending", "pending_count", b"pending_count", "visible", b"visible"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "acked_timeline_seq", b"acked_timeline_seq", "badge", b"badge", "device_id", b"device_id", "device_kind", b"device_kind", "exists", b"exists", "notify_timeline_seq", b"notify_timeline_seq", "other_device_active", b"other_device_active", "pending", b"pending", "pending_count", b"pending_count", "tenant", b"tenant", "visible", b"visible"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

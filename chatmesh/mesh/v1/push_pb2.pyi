@@ -378,6 +378,9 @@ class DeadLetter(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    BATCH_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
     dead_letter_id: _builtins.int
     """Row id."""
     origin: _builtins.str
@@ -392,6 +395,12 @@ class DeadLetter(_message.Message):
     """When: ms since the Unix epoch."""
     payload: _builtins.bytes
     """The bytes that could not be handled, at most 64 KiB."""
+    device_id: _builtins.str
+    """Only this device; empty = all of the account."""
+    batch_id: _builtins.int
+    """outbox.batch_id of the batch that it came with; 0 = unknown."""
+    node_id: _builtins.int
+    """Node that committed that batch (chat_node.id); 0 = unknown."""
     def __init__(
         self,
         *,
@@ -402,10 +411,13 @@ class DeadLetter(_message.Message):
         reason: _builtins.str = ...,
         created_at_ms: _builtins.int = ...,
         payload: _builtins.bytes = ...,
+        device_id: _builtins.str = ...,
+        batch_id: _builtins.int = ...,
+        node_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at_ms", b"created_at_ms", "dead_letter_id", b"dead_letter_id", "origin", b"origin", "payload", b"payload", "reason", b"reason", "timeline_seq", b"timeline_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "batch_id", b"batch_id", "created_at_ms", b"created_at_ms", "dead_letter_id", b"dead_letter_id", "device_id", b"device_id", "node_id", b"node_id", "origin", b"origin", "payload", b"payload", "reason", b"reason", "timeline_seq", b"timeline_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +497,9 @@ class ListDeadLettersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LETTERS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many are kept in all."""
     @_builtins.property
     def letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
         """A page."""
@@ -493,10 +508,11 @@ class ListDeadLettersResponse(_message.Message):
         self,
         *,
         letters: _abc.Iterable[Global___DeadLetter] | None = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["letters", b"letters", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -533,16 +549,22 @@ class RetryDeadLettersResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RETRIED_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     retried: _builtins.int
     """How many became jobs again."""
+    left: _builtins.int
+    """Of those asked for, how many stay: they name no account or position. The node that committed
+    their batch sends it again by itself until it is settled.
+    """
     def __init__(
         self,
         *,
         retried: _builtins.int = ...,
+        left: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["retried", b"retried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "retried", b"retried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from chatmesh.mesh.v1 import callers_pb2 as chatmesh_dot_mesh_dot_v1_dot_callers
 from chatmesh.v1 import types_pb2 as chatmesh_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hatmesh/mesh/v1/presence.proto\x12\x10\x63hatmesh.mesh.v1\x1a\x1e\x63hatmesh/mesh/v1/callers.proto\x1a\x17\x63hatmesh/v1/types.proto\"8\n\x07NodeRef\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x88\x01\n\rSessionRecord\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x12\n\nsession_no\x18\x03 \x01(\x04\x12,\n\x0b\x64\x65vice_kind\x18\x04 \x01(\x0e\x32\x17.chatmesh.v1.DeviceKind\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\"\x8f\x01\n\x10KeepAliveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\'\n\x04node\x18\x02 \x01(\x0b\x32\x19.chatmesh.mesh.v1.NodeRef\x12\x15\n\rsession_count\x18\x03 \x01(\x04\x12\x16\n\x0esession_digest\x18\x04 \x01(\x04\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\"K\n\x11KeepAliveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\x05\x12\x10\n\x08reattach\x18\x03 \x01(\x08\"\xbb\x01\n\rAttachRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\x12\x31\n\x08\x61ttached\x18\x03 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.SessionRecord\x12\x31\n\x08\x64\x65tached\x18\x04 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.SessionRecord\x12\x0c\n\x04\x66ull\x18\x05 \x01(\x08\x12\x11\n\tfull_done\x18\x06 \x01(\x08\"Y\n\x0e\x41ttachResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x33\n\nsuperseded\x18\x02 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.SessionRecord\"W\n\x15LookupSessionsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x02 \x03(\x04\x12\x15\n\rtrace_context\x18\x03 \x01(\x0c\"O\n\x05Route\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x12\n\nsession_no\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\"L\n\rAccountRoutes\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\'\n\x06routes\x18\x02 \x03(\x0b\x32\x17.chatmesh.mesh.v1.Route\"\x9a\x01\n\x16LookupSessionsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x31\n\x08\x61\x63\x63ounts\x18\x02 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.AccountRoutes\x12(\n\x05nodes\x18\x03 \x03(\x0b\x32\x19.chatmesh.mesh.v1.NodeRef\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\"T\n\x0cWatchRequest\x12\x17\n\x0f\x61\x64\x64_account_ids\x18\x01 \x03(\x04\x12\x1a\n\x12remove_account_ids\x18\x02 \x03(\x04\x12\x0f\n\x07node_id\x18\x03 \x01(\x04\"\xcc\x01\n\x0cPresenceFact\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.chatmesh.v1.PresenceState\x12-\n\x0conline_kinds\x18\x03 \x03(\x0e\x32\x17.chatmesh.v1.DeviceKind\x12\x14\n\x0clast_seen_ms\x18\x04 \x01(\x03\x12\x13\n\x0bstatus_text\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\"b\n\rWatchResponse\x12-\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0b\x32\x1e.chatmesh.mesh.v1.PresenceFact\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x04\x12\x12\n\nhas_digest\x18\x03 \x01(\x08\"\x93\x01\n\x0fSetStateRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.chatmesh.v1.PresenceState\x12\x18\n\x0bstatus_text\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0fstatus_until_ms\x18\x04 \x01(\x03\x42\x0e\n\x0c_status_text\"\x12\n\x10SetStateResponse2\xa5\x05\n\x0fPresenceService\x12\x66\n\tKeepAlive\x12\".chatmesh.mesh.v1.KeepAliveRequest\x1a#.chatmesh.mesh.v1.KeepAliveResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12]\n\x06\x41ttach\x12\x1f.chatmesh.mesh.v1.AttachRequest\x1a .chatmesh.mesh.v1.AttachResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12\x90\x01\n\x0eLookupSessions\x12\'.chatmesh.mesh.v1.LookupSessionsRequest\x1a(.chatmesh.mesh.v1.LookupSessionsResponse\"+\xd2\xe2\x18\x08sync_svc\xd2\xe2\x18\x08\x63hat_svc\xd2\xe2\x18\x08push_svc\xd2\xe2\x18\x03\x63li\x12{\n\x14LookupSessionsStream\x12\'.chatmesh.mesh.v1.LookupSessionsRequest\x1a(.chatmesh.mesh.v1.LookupSessionsResponse\"\x0c\xd2\xe2\x18\x08sync_svc(\x01\x30\x01\x12Z\n\x05Watch\x12\x1e.chatmesh.mesh.v1.WatchRequest\x1a\x1f.chatmesh.mesh.v1.WatchResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12_\n\x08SetState\x12!.chatmesh.mesh.v1.SetStateRequest\x1a\".chatmesh.mesh.v1.SetStateResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svcb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63hatmesh/mesh/v1/presence.proto\x12\x10\x63hatmesh.mesh.v1\x1a\x1e\x63hatmesh/mesh/v1/callers.proto\x1a\x17\x63hatmesh/v1/types.proto\"8\n\x07NodeRef\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x88\x01\n\rSessionRecord\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x12\n\nsession_no\x18\x03 \x01(\x04\x12,\n\x0b\x64\x65vice_kind\x18\x04 \x01(\x0e\x32\x17.chatmesh.v1.DeviceKind\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\"\x8f\x01\n\x10KeepAliveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\'\n\x04node\x18\x02 \x01(\x0b\x32\x19.chatmesh.mesh.v1.NodeRef\x12\x15\n\rsession_count\x18\x03 \x01(\x04\x12\x16\n\x0esession_digest\x18\x04 \x01(\x04\x12\x0f\n\x07leaving\x18\x05 \x01(\x08\"K\n\x11KeepAliveResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x10\n\x08lease_ms\x18\x02 \x01(\x05\x12\x10\n\x08reattach\x18\x03 \x01(\x08\"\xee\x01\n\rAttachRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\x12\x31\n\x08\x61ttached\x18\x03 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.SessionRecord\x12\x31\n\x08\x64\x65tached\x18\x04 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.SessionRecord\x12\x0c\n\x04\x66ull\x18\x05 \x01(\x08\x12\x11\n\tfull_done\x18\x06 \x01(\x08\x12\x31\n\x06wishes\x18\x07 \x03(\x0b\x32!.chatmesh.mesh.v1.SetStateRequest\"Y\n\x0e\x41ttachResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x33\n\nsuperseded\x18\x02 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.SessionRecord\"W\n\x15LookupSessionsRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x02 \x03(\x04\x12\x15\n\rtrace_context\x18\x03 \x01(\x0c\"O\n\x05Route\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x12\n\nsession_no\x18\x03 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\"L\n\rAccountRoutes\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\'\n\x06routes\x18\x02 \x03(\x0b\x32\x17.chatmesh.mesh.v1.Route\"\x9a\x01\n\x16LookupSessionsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x31\n\x08\x61\x63\x63ounts\x18\x02 \x03(\x0b\x32\x1f.chatmesh.mesh.v1.AccountRoutes\x12(\n\x05nodes\x18\x03 \x03(\x0b\x32\x19.chatmesh.mesh.v1.NodeRef\x12\x0f\n\x07unknown\x18\x04 \x01(\x08\"T\n\x0cWatchRequest\x12\x17\n\x0f\x61\x64\x64_account_ids\x18\x01 \x03(\x04\x12\x1a\n\x12remove_account_ids\x18\x02 \x03(\x04\x12\x0f\n\x07node_id\x18\x03 \x01(\x04\"\xcc\x01\n\x0cPresenceFact\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.chatmesh.v1.PresenceState\x12-\n\x0conline_kinds\x18\x03 \x03(\x0e\x32\x17.chatmesh.v1.DeviceKind\x12\x14\n\x0clast_seen_ms\x18\x04 \x01(\x03\x12\x13\n\x0bstatus_text\x18\x05 \x01(\t\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x0f\n\x07version\x18\x07 \x01(\x04\"b\n\rWatchResponse\x12-\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0b\x32\x1e.chatmesh.mesh.v1.PresenceFact\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x04\x12\x12\n\nhas_digest\x18\x03 \x01(\x08\"\xa4\x01\n\x0fSetStateRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.chatmesh.v1.PresenceState\x12\x18\n\x0bstatus_text\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\x0fstatus_until_ms\x18\x04 \x01(\x03\x12\x0f\n\x07wish_no\x18\x05 \x01(\x04\x42\x0e\n\x0c_status_text\"\x12\n\x10SetStateResponse\"&\n\x0fGetFactsRequest\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x01 \x03(\x04\"A\n\x10GetFactsResponse\x12-\n\x05\x66\x61\x63ts\x18\x01 \x03(\x0b\x32\x1e.chatmesh.mesh.v1.PresenceFact2\x86\x06\n\x0fPresenceService\x12\x66\n\tKeepAlive\x12\".chatmesh.mesh.v1.KeepAliveRequest\x1a#.chatmesh.mesh.v1.KeepAliveResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12]\n\x06\x41ttach\x12\x1f.chatmesh.mesh.v1.AttachRequest\x1a .chatmesh.mesh.v1.AttachResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12\x90\x01\n\x0eLookupSessions\x12\'.chatmesh.mesh.v1.LookupSessionsRequest\x1a(.chatmesh.mesh.v1.LookupSessionsResponse\"+\xd2\xe2\x18\x08sync_svc\xd2\xe2\x18\x08\x63hat_svc\xd2\xe2\x18\x08push_svc\xd2\xe2\x18\x03\x63li\x12{\n\x14LookupSessionsStream\x12\'.chatmesh.mesh.v1.LookupSessionsRequest\x1a(.chatmesh.mesh.v1.LookupSessionsResponse\"\x0c\xd2\xe2\x18\x08sync_svc(\x01\x30\x01\x12Z\n\x05Watch\x12\x1e.chatmesh.mesh.v1.WatchRequest\x1a\x1f.chatmesh.mesh.v1.WatchResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12_\n\x08GetFacts\x12!.chatmesh.mesh.v1.GetFactsRequest\x1a\".chatmesh.mesh.v1.GetFactsResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc\x12_\n\x08SetState\x12!.chatmesh.mesh.v1.SetStateRequest\x1a\".chatmesh.mesh.v1.SetStateResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svcb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRESENCESERVICE'].methods_by_name['LookupSessionsStream']._serialized_options = b'\322\342\030\010sync_svc'
   _globals['_PRESENCESERVICE'].methods_by_name['Watch']._loaded_options = None
   _globals['_PRESENCESERVICE'].methods_by_name['Watch']._serialized_options = b'\322\342\030\010chat_svc'
+  _globals['_PRESENCESERVICE'].methods_by_name['GetFacts']._loaded_options = None
+  _globals['_PRESENCESERVICE'].methods_by_name['GetFacts']._serialized_options = b'\322\342\030\010chat_svc'
   _globals['_PRESENCESERVICE'].methods_by_name['SetState']._loaded_options = None
   _globals['_PRESENCESERVICE'].methods_by_name['SetState']._serialized_options = b'\322\342\030\010chat_svc'
   _globals['_NODEREF']._serialized_start=110
@@ -54,27 +56,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEEPALIVERESPONSE']._serialized_start=453
   _globals['_KEEPALIVERESPONSE']._serialized_end=528
   _globals['_ATTACHREQUEST']._serialized_start=531
-  _globals['_ATTACHREQUEST']._serialized_end=718
-  _globals['_ATTACHRESPONSE']._serialized_start=720
-  _globals['_ATTACHRESPONSE']._serialized_end=809
-  _globals['_LOOKUPSESSIONSREQUEST']._serialized_start=811
-  _globals['_LOOKUPSESSIONSREQUEST']._serialized_end=898
-  _globals['_ROUTE']._serialized_start=900
-  _globals['_ROUTE']._serialized_end=979
-  _globals['_ACCOUNTROUTES']._serialized_start=981
-  _globals['_ACCOUNTROUTES']._serialized_end=1057
-  _globals['_LOOKUPSESSIONSRESPONSE']._serialized_start=1060
-  _globals['_LOOKUPSESSIONSRESPONSE']._serialized_end=1214
-  _globals['_WATCHREQUEST']._serialized_start=1216
-  _globals['_WATCHREQUEST']._serialized_end=1300
-  _globals['_PRESENCEFACT']._serialized_start=1303
-  _globals['_PRESENCEFACT']._serialized_end=1507
-  _globals['_WATCHRESPONSE']._serialized_start=1509
-  _globals['_WATCHRESPONSE']._serialized_end=1607
-  _globals['_SETSTATEREQUEST']._serialized_start=1610
-  _globals['_SETSTATEREQUEST']._serialized_end=1757
-  _globals['_SETSTATERESPONSE']._serialized_start=1759
-  _globals['_SETSTATERESPONSE']._serialized_end=1777
-  _globals['_PRESENCESERVICE']._serialized_start=1780
-  _globals['_PRESENCESERVICE']._serialized_end=2457
+  _globals['_ATTACHREQUEST']._serialized_end=769
+  _globals['_ATTACHRESPONSE']._serialized_start=771
+  _globals['_ATTACHRESPONSE']._serialized_end=860
+  _globals['_LOOKUPSESSIONSREQUEST']._serialized_start=862
+  _globals['_LOOKUPSESSIONSREQUEST']._serialized_end=949
+  _globals['_ROUTE']._serialized_start=951
+  _globals['_ROUTE']._serialized_end=1030
+  _globals['_ACCOUNTROUTES']._serialized_start=1032
+  _globals['_ACCOUNTROUTES']._serialized_end=1108
+  _globals['_LOOKUPSESSIONSRESPONSE']._serialized_start=1111
+  _globals['_LOOKUPSESSIONSRESPONSE']._serialized_end=1265
+  _globals['_WATCHREQUEST']._serialized_start=1267
+  _globals['_WATCHREQUEST']._serialized_end=1351
+  _globals['_PRESENCEFACT']._serialized_start=1354
+  _globals['_PRESENCEFACT']._serialized_end=1558
+  _globals['_WATCHRESPONSE']._serialized_start=1560
+  _globals['_WATCHRESPONSE']._serialized_end=1658
+  _globals['_SETSTATEREQUEST']._serialized_start=1661
+  _globals['_SETSTATEREQUEST']._serialized_end=1825
+  _globals['_SETSTATERESPONSE']._serialized_start=1827
+  _globals['_SETSTATERESPONSE']._serialized_end=1845
+  _globals['_GETFACTSREQUEST']._serialized_start=1847
+  _globals['_GETFACTSREQUEST']._serialized_end=1885
+  _globals['_GETFACTSRESPONSE']._serialized_start=1887
+  _globals['_GETFACTSRESPONSE']._serialized_end=1952
+  _globals['_PRESENCESERVICE']._serialized_start=1955
+  _globals['_PRESENCESERVICE']._serialized_end=2729
 # @@protoc_insertion_point(module_scope)

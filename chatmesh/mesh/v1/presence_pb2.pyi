@@ -169,6 +169,7 @@ class AttachRequest(_message.Message):
     DETACHED_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     FULL_DONE_FIELD_NUMBER: _builtins.int
+    WISHES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     """Names the request; echoed."""
     node_id: _builtins.int
@@ -185,6 +186,10 @@ class AttachRequest(_message.Message):
     def detached(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionRecord]:
         """Went. Another session_no than known: ignored."""
 
+    @_builtins.property
+    def wishes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SetStateRequest]:
+        """Lasting wishes of users, taken before `attached`: so that nobody who is invisible is seen for a moment."""
+
     def __init__(
         self,
         *,
@@ -194,10 +199,11 @@ class AttachRequest(_message.Message):
         detached: _abc.Iterable[Global___SessionRecord] | None = ...,
         full: _builtins.bool = ...,
         full_done: _builtins.bool = ...,
+        wishes: _abc.Iterable[Global___SetStateRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "detached", b"detached", "full", b"full", "full_done", b"full_done", "node_id", b"node_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "detached", b"detached", "full", b"full", "full_done", b"full_done", "node_id", b"node_id", "request_id", b"request_id", "wishes", b"wishes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +493,7 @@ class SetStateRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     STATUS_TEXT_FIELD_NUMBER: _builtins.int
     STATUS_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    WISH_NO_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account."""
     state: _types_pb2.PresenceState.ValueType
@@ -495,6 +502,8 @@ class SetStateRequest(_message.Message):
     """Text; absent leaves it."""
     status_until_ms: _builtins.int
     """When the text ends: ms since the Unix epoch; 0 = never."""
+    wish_no: _builtins.int
+    """Number of the wish, rising per account: one that is older than the known one is ignored; 0 = the newest."""
     def __init__(
         self,
         *,
@@ -502,10 +511,11 @@ class SetStateRequest(_message.Message):
         state: _types_pb2.PresenceState.ValueType = ...,
         status_text: _builtins.str | None = ...,
         status_until_ms: _builtins.int = ...,
+        wish_no: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_status_text", b"_status_text", "status_text", b"status_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_status_text", b"_status_text", "account_id", b"account_id", "state", b"state", "status_text", b"status_text", "status_until_ms", b"status_until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_status_text", b"_status_text", "account_id", b"account_id", "state", b"state", "status_text", b"status_text", "status_until_ms", b"status_until_ms", "wish_no", b"wish_no"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__status_text: _TypeAlias = _typing.Literal["status_text"]  # noqa: Y015
     _WhichOneofArgType__status_text: _TypeAlias = _typing.Literal["_status_text", b"_status_text"]  # noqa: Y015
@@ -529,3 +539,51 @@ class SetStateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetStateResponse: _TypeAlias = SetStateResponse  # noqa: Y015
+
+@_typing.final
+class GetFactsRequest(_message.Message):
+    """Asks for facts without watching."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Accounts, at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        account_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_ids", b"account_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFactsRequest: _TypeAlias = GetFactsRequest  # noqa: Y015
+
+@_typing.final
+class GetFactsResponse(_message.Message):
+    """Facts in the order asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PresenceFact]:
+        """One per account."""
+
+    def __init__(
+        self,
+        *,
+        facts: _abc.Iterable[Global___PresenceFact] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFactsResponse: _TypeAlias = GetFactsResponse  # noqa: Y015

@@ -60,6 +60,11 @@ class PresenceServiceStub:
                 request_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.WatchRequest.SerializeToString,
                 response_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.GetFacts = channel.unary_unary(
+                '/chatmesh.mesh.v1.PresenceService/GetFacts',
+                request_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.GetFactsRequest.SerializeToString,
+                response_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.GetFactsResponse.FromString,
+                _registered_method=True)
         self.SetState = channel.unary_unary(
                 '/chatmesh.mesh.v1.PresenceService/SetState',
                 request_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateRequest.SerializeToString,
@@ -106,6 +111,13 @@ class PresenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFacts(self, request, context):
+        """Facts of some accounts now. Errors: LIMIT_EXCEEDED, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetState(self, request, context):
         """A user's lasting wishes.
         """
@@ -140,6 +152,11 @@ def add_PresenceServiceServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.WatchRequest.FromString,
                     response_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.WatchResponse.SerializeToString,
+            ),
+            'GetFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFacts,
+                    request_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.GetFactsRequest.FromString,
+                    response_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.GetFactsResponse.SerializeToString,
             ),
             'SetState': grpc.unary_unary_rpc_method_handler(
                     servicer.SetState,
@@ -283,6 +300,33 @@ class PresenceService:
             '/chatmesh.mesh.v1.PresenceService/Watch',
             chatmesh_dot_mesh_dot_v1_dot_presence__pb2.WatchRequest.SerializeToString,
             chatmesh_dot_mesh_dot_v1_dot_presence__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatmesh.mesh.v1.PresenceService/GetFacts',
+            chatmesh_dot_mesh_dot_v1_dot_presence__pb2.GetFactsRequest.SerializeToString,
+            chatmesh_dot_mesh_dot_v1_dot_presence__pb2.GetFactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

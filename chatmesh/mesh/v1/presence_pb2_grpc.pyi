@@ -43,6 +43,8 @@ class PresenceServiceStub:
     """Long-lived twin: one answer per request."""
     Watch: _grpc.StreamStreamMultiCallable[_presence_pb2.WatchRequest, _presence_pb2.WatchResponse]
     """Changes of accounts a node is interested in: snapshot, then changes with versions, digest every 3 s."""
+    GetFacts: _grpc.UnaryUnaryMultiCallable[_presence_pb2.GetFactsRequest, _presence_pb2.GetFactsResponse]
+    """Facts of some accounts now. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
     SetState: _grpc.UnaryUnaryMultiCallable[_presence_pb2.SetStateRequest, _presence_pb2.SetStateResponse]
     """A user's lasting wishes."""
 
@@ -61,6 +63,8 @@ class PresenceServiceAsyncStub(PresenceServiceStub):
     """Long-lived twin: one answer per request."""
     Watch: _aio.StreamStreamMultiCallable[_presence_pb2.WatchRequest, _presence_pb2.WatchResponse]  # type: ignore[assignment]
     """Changes of accounts a node is interested in: snapshot, then changes with versions, digest every 3 s."""
+    GetFacts: _aio.UnaryUnaryMultiCallable[_presence_pb2.GetFactsRequest, _presence_pb2.GetFactsResponse]  # type: ignore[assignment]
+    """Facts of some accounts now. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
     SetState: _aio.UnaryUnaryMultiCallable[_presence_pb2.SetStateRequest, _presence_pb2.SetStateResponse]  # type: ignore[assignment]
     """A user's lasting wishes."""
 
@@ -106,6 +110,14 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_presence_pb2.WatchResponse], _abc.AsyncIterator[_presence_pb2.WatchResponse]]:
         """Changes of accounts a node is interested in: snapshot, then changes with versions, digest every 3 s."""
+
+    @_abc_1.abstractmethod
+    def GetFacts(
+        self,
+        request: _presence_pb2.GetFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_presence_pb2.GetFactsResponse, _abc.Awaitable[_presence_pb2.GetFactsResponse]]:
+        """Facts of some accounts now. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def SetState(

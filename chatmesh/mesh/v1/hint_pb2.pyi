@@ -79,22 +79,34 @@ class Signal(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
     COALESCE_KEY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIGNED_AT_MS_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account that shall see it."""
     frame: _builtins.bytes
     """A chatmesh.v1.ServerFrame with receipts, typing or pong only, as bytes."""
     coalesce_key: _builtins.bytes
     """Newest per key wins while it waits; empty = none."""
+    digest: _builtins.bytes
+    """blake2s keyed digest, 16 bytes, over (history id, account id, node_id, signed_at_ms, coalesce_key, frame). Wrong or empty: the signal is dropped."""
+    signed_at_ms: _builtins.int
+    """Wall clock of the node that made it: ms since the Unix epoch. More than a minute away from the receiver's clock: the signal is dropped, so that one that was kept cannot be shown again later."""
+    node_id: _builtins.int
+    """Node that made it (chat_node.id). Its own sessions were told at once."""
     def __init__(
         self,
         *,
         account_id: _builtins.int = ...,
         frame: _builtins.bytes = ...,
         coalesce_key: _builtins.bytes = ...,
+        digest: _builtins.bytes = ...,
+        signed_at_ms: _builtins.int = ...,
+        node_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "coalesce_key", b"coalesce_key", "frame", b"frame"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "coalesce_key", b"coalesce_key", "digest", b"digest", "frame", b"frame", "node_id", b"node_id", "signed_at_ms", b"signed_at_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,6 +78,7 @@ class DeliverRequest(_message.Message):
     DELIVERIES_FIELD_NUMBER: _builtins.int
     SIGNALS_FIELD_NUMBER: _builtins.int
     DONE_BATCH_IDS_FIELD_NUMBER: _builtins.int
+    DONE_DIGESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
         """Hints."""
@@ -90,16 +91,21 @@ class DeliverRequest(_message.Message):
     def done_batch_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """outbox.batch_id of this node's batches whose hints are all settled: delete the rows. Repeats do no harm."""
 
+    @_builtins.property
+    def done_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """One per done_batch_ids, in order: blake2s, 16 bytes, over batch_id and the (account id, timeline_seq, pushable) of the hints that were settled, sorted; see chatmesh.digest. The row is deleted only if it says what was committed: a batch read from Redis may be a forgery."""
+
     def __init__(
         self,
         *,
         deliveries: _abc.Iterable[Global___Delivery] | None = ...,
         signals: _abc.Iterable[_hint_pb2.Signal] | None = ...,
         done_batch_ids: _abc.Iterable[_builtins.int] | None = ...,
+        done_digests: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "done_batch_ids", b"done_batch_ids", "signals", b"signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries", "done_batch_ids", b"done_batch_ids", "done_digests", b"done_digests", "signals", b"signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,10 +370,13 @@ class EndSessionsRequest(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    BEFORE_SESSION_NO_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account."""
     reason: _builtins.int
     """chatmesh.v1.Closed.Reason number."""
+    before_session_no: _builtins.int
+    """Only sessions whose session_no is below this, for the request may come late; 0 = all."""
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices; empty = all of the account."""
@@ -378,10 +387,11 @@ class EndSessionsRequest(_message.Message):
         account_id: _builtins.int = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         reason: _builtins.int = ...,
+        before_session_no: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "device_ids", b"device_ids", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before_session_no", b"before_session_no", "device_ids", b"device_ids", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

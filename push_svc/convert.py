@@ -103,23 +103,28 @@ def listed(token: Token) -> devices_pb2.PushToken:
 
 
 def letters_of(request: pb.PutDeadLettersRequest) -> list[Letter]:
-    """Dead letters to keep. Raises Fault INVALID_FIELD, LIMIT_EXCEEDED."""
+    """Dead letters to keep. Raises Fault INVALID_FIELD, BAD_DEVICE_ID, LIMIT_EXCEEDED."""
     check_size("letters", len(request.letters), MAX_LETTERS_PER_REQUEST)
     for letter in request.letters:
         if letter.origin not in _ORIGINS:
             raise errors.INVALID_FIELD("origin is sync or push", field="letters.origin")
-        if max(letter.account_id, letter.timeline_seq) > MAX_POSITION:
+        numbers = (letter.account_id, letter.timeline_seq, letter.batch_id, letter.node_id)
+        if max(numbers) > MAX_POSITION:
             raise errors.INVALID_FIELD("above 2^63 - 1", field="letters")
+        if letter.device_id:
+            check_devices((letter.device_id,))
     return [
         Letter(
             0,
             letter.origin,
             letter.account_id,
-            "",
+            letter.device_id,
             letter.timeline_seq,
             letter.reason.replace("\x00", "")[:MAX_REASON_CHARACTERS],
             0,
             letter.payload[:MAX_LETTER_BYTES],
+            letter.batch_id,
+            letter.node_id,
         )
         for letter in request.letters
     ]
@@ -135,6 +140,9 @@ def letter_of(letter: Letter) -> pb.DeadLetter:
         reason=letter.reason,
         created_at_ms=letter.created_at_ms,
         payload=letter.payload,
+        device_id=letter.device_id,
+        batch_id=letter.batch_id,
+        node_id=letter.node_id,
     )
 
 

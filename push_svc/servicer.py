@@ -136,7 +136,8 @@ class PushServicer(push_pb2_grpc.PushServiceServicer):
         after = min(request.after_dead_letter_id, convert.MAX_POSITION)
         async with _store():
             letters = await self._records.list_letters(after, size)
-        response = pb.ListDeadLettersResponse()
+            total = await self._records.count_letters()
+        response = pb.ListDeadLettersResponse(total=total)
         room = 4 << 20  # payloads may be large; what does not fit comes with the next page
         for letter in letters:
             room -= len(letter.payload)
@@ -156,7 +157,7 @@ class PushServicer(push_pb2_grpc.PushServiceServicer):
             convert.check_number("dead_letter_ids", letter_id)
         async with _store():
             retried = await self._records.retry_letters(request.dead_letter_ids)
-        return pb.RetryDeadLettersResponse(retried=retried)
+        return pb.RetryDeadLettersResponse(retried=retried.letters, left=retried.left)
 
     async def ListPushes(
         self, request: pb.ListPushesRequest, context: Any

@@ -185,9 +185,12 @@ class DeadLetters:
         *,
         account_id: int = 0,
         timeline_seq: int = 0,
+        batch_id: int = 0,
+        node_id: int = 0,
         on_kept: Callable[[], None] | None = None,
     ) -> None:
-        """Keep a letter. `on_kept` is called when it is stored; not when there was no room."""
+        """Keep a letter; 0 is what is not known. `on_kept` is called when it is stored; not when
+        there was no room."""
         if _budget.take():
             _log.error("dead letter", reason=reason, payload_bytes=len(payload))
         if len(self._waiting) >= MAX_LETTERS:
@@ -195,11 +198,13 @@ class DeadLetters:
             return
         letter = DeadLetter(
             origin=ORIGIN,
-            account_id=account_id,
-            timeline_seq=timeline_seq,
+            account_id=_known(account_id),
+            timeline_seq=_known(timeline_seq),
             reason=reason,
             created_at_ms=self._clock.wall_ms(),
             payload=payload[:LETTER_BYTES],
+            batch_id=_known(batch_id),
+            node_id=_known(node_id),
         )
         self._waiting.append((letter, on_kept))
         self._idle.clear()
@@ -214,19 +219,34 @@ class DeadLetters:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            at_once = LETTERS_PER_REQUEST
             while self._waiting:
-                count = min(len(self._waiting), LETTERS_PER_REQUEST)
-                letters = [self._waiting[at][0] for at in range(count)]
-                try:
-                    await self._put(PutDeadLettersRequest(letters=letters), timeout=LETTER_SECONDS)
-                except grpc.aio.AioRpcError as error:
-                    if _budget.take():
-                        _log.warning("dead letters not kept yet", code=error.code().name)
-                    await self._clock.sleep(LETTER_RETRY_SECONDS)
-                    continue
-                self._counter.labels("kept").inc(count)
-                for _ in range(count):
-                    _, on_kept = self._waiting.popleft()
-                    if on_kept is not None:
-                        on_kept()
+                at_once = await self._put_some(min(len(self._waiting), at_once))
             self._idle.set()
+
+    async def _put_some(self, count: int) -> int:
+        """Store the first letters; how many may go together next."""
+        letters = [self._waiting[at][0] for at in range(count)]
+        try:
+            await self._put(PutDeadLettersRequest(letters=letters), timeout=LETTER_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                if _budget.take():
+                    _log.warning("dead letters not kept yet", code=error.code().name)
+                await self._clock.sleep(LETTER_RETRY_SECONDS)
+            elif count == 1:  # one that is refused must not keep the others from their place
+                _log.error("dead letter refused", details=error.details())
+                self._counter.labels("dropped").inc()
+                self._waiting.popleft()
+            return 1 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else count
+        self._counter.labels("kept").inc(count)
+        for _ in range(count):
+            _, on_kept = self._waiting.popleft()
+            if on_kept is not None:
+                on_kept()
+        return LETTERS_PER_REQUEST
+
+
+def _known(number: int) -> int:
+    """An id or position as push_svc takes it: 0 for what cannot be one."""
+    return number if number < 1 << 63 else 0

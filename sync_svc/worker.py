@@ -194,6 +194,8 @@ class Worker:
             hint.SerializeToString(),
             account_id=hint.account_id,
             timeline_seq=hint.timeline_seq,
+            batch_id=batch.batch_id,
+            node_id=batch.node_id,
             on_kept=lambda: self._settle((batch,)),
         )
 
@@ -305,11 +307,14 @@ class Worker:
         for order in orders:
             hint = order.covers[-1].hint if order.covers else Hint()
             batches = _covered(order)
+            newest = batches[-1] if batches else None
             self._letters.offer(
                 f"push refused: {reason}",
                 hint.SerializeToString(),
                 account_id=order.account_id,
                 timeline_seq=order.timeline_seq,
+                batch_id=newest.batch_id if newest is not None else 0,
+                node_id=newest.node_id if newest is not None else 0,
                 on_kept=lambda batches=batches: self._settle(batches),  # type: ignore[misc]
             )
 
@@ -333,7 +338,7 @@ class Worker:
         target = self._routes.target_of(batch.node_id) or batch.node_target
         link = self._links.to(batch.node_id, target)
         if link is not None:
-            link.done(batch.batch_id)
+            link.done(batch.batch_id, batch.digest)
 
     # -- traces of sampled hints ------------------------------------------------------------------
 

@@ -24,6 +24,20 @@ class Letter:
     reason: str
     created_at_ms: int
     payload: bytes
+    batch_id: int = 0
+    """outbox.batch_id of the batch that it came with; 0 = unknown."""
+    node_id: int = 0
+    """Node that committed that batch; 0 = unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of letters that were to be tried again."""
+
+    letters: int
+    """Became jobs."""
+    left: int
+    """Stay: they name no account or position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +56,16 @@ class PushRow:
 
 
 _PUT: Final = """
-INSERT INTO push.dead_letter (origin, account_id, device_id, timeline_seq, reason, payload)
-SELECT * FROM unnest(%s, %s, %s, %s, %s, %s)
+INSERT INTO push.dead_letter (origin, account_id, device_id, timeline_seq, reason, payload,
+  batch_id, node_id)
+SELECT * FROM unnest(%s, %s, %s, %s, %s, %s, %s, %s)
 """
 _LIST: Final = """
 SELECT dead_letter_id, origin, account_id, device_id, timeline_seq, reason,
-  (extract(epoch FROM created_at) * 1000)::bigint, payload
+  (extract(epoch FROM created_at) * 1000)::bigint, payload, batch_id, node_id
 FROM push.dead_letter WHERE dead_letter_id > %s ORDER BY dead_letter_id LIMIT %s
 """
+_COUNT_LETTERS: Final = "SELECT count(*) FROM push.dead_letter"
 # Letters without account or position cannot become jobs; they stay to be read.
 _RETRY: Final = """
 WITH letter AS (
@@ -66,7 +82,11 @@ WITH letter AS (
     timeline_seq = greatest(j.timeline_seq, excluded.timeline_seq),
     due_at = least(j.due_at, excluded.due_at)
 )
-SELECT count(*) FROM letter
+SELECT count(*), (
+  SELECT count(*) FROM push.dead_letter
+  WHERE NOT (account_id > 0 AND timeline_seq > 0)
+    AND (%s::bigint[] = '{}' OR dead_letter_id = ANY (%s))
+) FROM letter
 """
 _PUSHES: Final = """
 SELECT device_id, provider, timeline_seq, message_id,
@@ -107,6 +127,8 @@ class RecordStore:
                 Int8Array([letter.timeline_seq for letter in letters]),
                 TextArray([letter.reason for letter in letters]),
                 BytesArray([letter.payload[:MAX_LETTER_BYTES] for letter in letters]),
+                Int8Array([letter.batch_id for letter in letters]),
+                Int8Array([letter.node_id for letter in letters]),
             ),
         )
 
@@ -114,10 +136,15 @@ class RecordStore:
         """Letters by id."""
         return [Letter(*row) for row in await self._rows(_LIST, (after_id, limit))]
 
-    async def retry_letters(self, letter_ids: Sequence[int]) -> int:
-        """Make jobs of letters (all when none is named); how many letters."""
+    async def count_letters(self) -> int:
+        """Letters that are kept."""
+        return int((await self._rows(_COUNT_LETTERS, ()))[0][0])
+
+    async def retry_letters(self, letter_ids: Sequence[int]) -> Retried:
+        """Make jobs of letters (all when none is named)."""
         wanted = list(letter_ids)
-        return int((await self._rows(_RETRY, (wanted, wanted)))[0][0])
+        (counts,) = await self._rows(_RETRY, (wanted, wanted, wanted, wanted))
+        return Retried(*counts)
 
     async def list_pushes(self, account_id: int, limit: int) -> list[PushRow]:
         """What became of an account's jobs, newest first."""

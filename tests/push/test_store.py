@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from chatmesh.runtime.postgres import Lane
 from push_svc.decide import Job, Provider
 from push_svc.store.jobs import Ending, IntakeStore, JobStore, Progress, Result
-from push_svc.store.records import Letter, RecordStore
+from push_svc.store.records import Letter, RecordStore, Retried
 from push_svc.store.tokens import TokenStore
 from tests.push.conftest import ROLE
 from tests.push.parts import ALICE, BOB, CAROL, done, target, token
@@ -240,19 +241,19 @@ async def test_records_and_letters(
     assert (row.device_id, row.provider, row.timeline_seq, row.message_id) == ("phone", 5, 5, 3)
     assert (row.outcome, row.visible, row.title, row.body) == ("sent", True, "bob", "hi")
     letters = [
-        Letter(0, "sync", ALICE, "", 6, "odd", 0, b"\x00\xff"),
+        Letter(0, "sync", ALICE, "", 6, "odd", 0, b"\x00\xff", 700, 3),
         Letter(0, "push", ALICE, "phone", 8, "refused", 0, b""),
         Letter(0, "push", ALICE, "other", 9, "refused", 0, b""),
         Letter(0, "sync", 0, "", 0, "unreadable", 0, b"?"),
     ]
     await records.put_letters(letters)
     found = await records.list_letters(0, 10)
-    assert [(one.origin, one.reason, one.payload) for one in found] == [
-        (one.origin, one.reason, one.payload) for one in letters
-    ]
+    assert [replace(one, letter_id=0, created_at_ms=0) for one in found] == letters
+    assert await records.count_letters() == 4
     assert len(await records.list_letters(found[1].letter_id, 1)) == 1
-    assert await records.retry_letters([found[0].letter_id]) == 1
-    assert await records.retry_letters([]) == 2
+    assert await records.retry_letters([found[0].letter_id]) == Retried(1, 0)
+    assert await records.retry_letters([]) == Retried(2, 1), "one names no account: it stays"
+    assert await records.retry_letters([found[3].letter_id]) == Retried(0, 1)
     assert [one.reason for one in await records.list_letters(0, 10)] == ["unreadable"]
     assert named(await claimed(jobs)) == [(ALICE, "phone", 8)]
 

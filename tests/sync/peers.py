@@ -240,6 +240,9 @@ class Push(Peer, push_pb2_grpc.PushServiceServicer):
     async def PutDeadLetters(
         self, request: push_pb2.PutDeadLettersRequest, context: Any
     ) -> push_pb2.PutDeadLettersResponse:
+        numbers = [max(one.account_id, one.timeline_seq) for one in request.letters]
+        if max(numbers) >= 1 << 63:  # as push_svc does
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "above 2^63 - 1")
         self.letters.extend(request.letters)
         await self.note()
         return push_pb2.PutDeadLettersResponse()

@@ -301,6 +301,8 @@ async def test_poison_becomes_dead_letters_and_blocks_nothing(
         "undecodable queue entry",
     ]
     assert {letter.origin for letter in peers.push.letters} == {"sync"}
+    hints = [letter for letter in peers.push.letters if "entry" not in letter.reason]
+    assert {(letter.batch_id, letter.node_id) for letter in hints} == {(1, sender.node_id)}
 
 
 async def test_an_account_that_presence_refuses_blocks_nothing(

@@ -241,7 +241,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         needed_once(readiness, "presence"),
         clock,
     )
-    signals = Signals(sessions, path.outbox, ground.address, clock, counters)
+    signals = Signals(sessions, path.outbox, ground.signer, ground.address, clock, counters)
     comparison = Comparison(
         store.devices,
         sessions,

@@ -61,7 +61,7 @@ class Link(ReopeningStream[DeliverResponse]):
         self._unanswered: dict[int, tuple[NodeDelivery, float]] = {}  # with its deadline
         self._unwritten: deque[int] = deque()
         self._signals: dict[tuple[int, bytes], Signal] = {}
-        self._done: list[int] = []
+        self._done: list[tuple[int, bytes]] = []
         self._deadline: asyncio.TimerHandle | None = None
         self._hold: asyncio.TimerHandle | None = None
         self._flushed = asyncio.Event()
@@ -97,9 +97,10 @@ class Link(ReopeningStream[DeliverResponse]):
             self._dropped.inc()
         self._used()
 
-    def done(self, batch_id: int) -> None:
-        """Queue a done batch. It goes with the next frame, or alone after a moment."""
-        self._done.append(batch_id)
+    def done(self, batch_id: int, digest: bytes) -> None:
+        """Queue a done batch and the settle_digest of its hints. It goes with the next frame, or
+        alone after a moment."""
+        self._done.append((batch_id, digest))
         if len(self._done) > MAX_DONE:
             del self._done[: MAX_DONE // 10]
         if self._hold is None:
@@ -171,7 +172,9 @@ class Link(ReopeningStream[DeliverResponse]):
             size_bytes += len(signal.frame)
             count += 1
         if self._done and (count or self._hold is None):
-            frame.done_batch_ids.extend(self._done[:FRAME_DONE])
+            for batch_id, digest in self._done[:FRAME_DONE]:
+                frame.done_batch_ids.append(batch_id)
+                frame.done_digests.append(digest)
             del self._done[:FRAME_DONE]
             count += 1
         return frame if count else None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.hint_pb2 import Hint, HintBatch
 
 NO_ANSWER_DELAY_MS: Final = 5_000
@@ -45,6 +46,9 @@ class Batch:
     size_bytes: int
     since: float
     """When it was handed to the queue, on the monotonic clock, in seconds."""
+    digest: bytes = b""
+    """settle_digest of its hints, said with ``done``: the source node compares it with what it
+    committed, for what was read from Redis may be anybody's."""
     legs: int = 0
     """What is still to be settled: hints to plan, deliveries and pushes without an answer."""
     forgotten: bool = False
@@ -255,6 +259,10 @@ class Ledger:
         if not message.hints:
             return []
         batch = Batch(message.batch_id, message.node_id, message.node_target, size_bytes, since)
+        batch.digest = settle_digest(
+            message.batch_id,
+            [(hint.account_id, hint.timeline_seq, hint.pushable) for hint in message.hints],
+        )
         batch.legs = len(message.hints)
         self._open[batch] = None
         self.open_bytes += size_bytes

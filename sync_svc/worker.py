@@ -178,14 +178,9 @@ class Worker:
                 else:
                     self._bury(pending, "hint without an account or position")
             signals.extend(signal for signal in one.batch.signals if _is_number(signal.account_id))
-            if not opened:
-                self._close_empty(one)
+            if not opened:  # signals alone: done by being read, and nobody waits to hear it
+                self._batches.labels("done").inc()
         return hints, signals
-
-    def _close_empty(self, one: Taken) -> None:
-        """A batch of signals alone, or of nothing: it is done by being read."""
-        batch = Batch(one.batch.batch_id, one.batch.node_id, one.batch.node_target, 0, one.since)
-        self._done(batch)
 
     def _bury(self, pending: PendingHint, reason: str) -> None:
         hint, batch = pending.hint, pending.batch

@@ -21,6 +21,7 @@ _SPECS: Final = {
     "hints_sent": "Hints handed to the sync queue",
     "hint_frames": "Batches of hints handed to the sync queue",
     "signals_sent": "Receipts and typing handed to the sync queue",
+    "signals_refused": "Receipts and typing dropped: not signed by a chat node within a minute",
     "hints_received": "Hints delivered to this node",
     "hints_refused": "Hints whose digest did not match: read from the store instead",
     "deliver_frames": "Frames received on Deliver streams",
@@ -35,6 +36,7 @@ _SPECS: Final = {
     "head_reads": "Comparisons of sessions with their timelines' heads",
     "push_handovers": "Devices handed over to push",
     "outbox_resends": "Outbox rows sent again",
+    "done_refused": "Batches called done whose settled hints are not those committed",
     "sessions_opened": "Sessions opened",
     "sessions_ended": "Sessions ended",
     "keyed_dropped": "Receipts, presence and typing dropped for devices that do not read",
@@ -55,6 +57,7 @@ class NodeCounters:
     hints_sent: int = 0
     hint_frames: int = 0
     signals_sent: int = 0
+    signals_refused: int = 0
     hints_received: int = 0
     hints_refused: int = 0
     deliver_frames: int = 0
@@ -69,6 +72,7 @@ class NodeCounters:
     head_reads: int = 0
     push_handovers: int = 0
     outbox_resends: int = 0
+    done_refused: int = 0
     sessions_opened: int = 0
     sessions_ended: int = 0
     keyed_dropped: int = 0

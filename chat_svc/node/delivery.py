@@ -77,7 +77,8 @@ class Delivery:
         """One frame of a Deliver stream; the answer, if it held deliveries."""
         self._counters.deliver_frames += 1
         if request.done_batch_ids:
-            self._outbox.on_done(request.done_batch_ids)
+            digests = [*request.done_digests, *(b"" for _ in request.done_batch_ids)]
+            self._outbox.on_done(zip(request.done_batch_ids, digests, strict=False))
         for signal in request.signals:
             self._signals.arrived(signal)
         if not request.deliveries:

@@ -21,6 +21,7 @@ from chat_svc.node.outbox import Outbox
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
 from chat_svc.store.commit import REFUSALS, CommitOutcome, CommitStatus
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.hint_pb2 import Hint
 from chatmesh.runtime import failpoints
 from chatmesh.runtime.clock import Clock
@@ -250,7 +251,7 @@ class Handover:
             frame = batch_frame(
                 self._address, batch_id, parcel.hints, attempt=0, now_ms=self._clock.wall_ms()
             )
-            self._outbox.enqueue(batch_id, frame)
+            self._outbox.enqueue(batch_id, frame, _settle_digest(batch_id, parcel.hints))
 
     def _deliver_local(self, parcel: _Parcel) -> None:
         now = self._clock.monotonic()
@@ -272,3 +273,9 @@ class Handover:
                 "chatmesh.recipients": len(stored.outcome.recipients),
             },
         )
+
+
+def _settle_digest(batch_id: int, hints: Sequence[Hint]) -> bytes:
+    return settle_digest(
+        batch_id, [(hint.account_id, hint.timeline_seq, hint.pushable) for hint in hints]
+    )

@@ -4,10 +4,14 @@ An entry in a hint is only spliced into a client's frame when its digest matches
 a secret of the chat nodes alone, over the database's history, the account, the position and the
 entry's bytes. Redis and sync_svc carry hints and can neither forge nor move one; what does not
 match is only "account X is at n", which costs a read.
+
+Signals (receipts, typing, counts) have no store to be compared with, so one without a matching
+digest is dropped. What was signed stays true for a minute only: whoever keeps one cannot show it
+again later.
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from struct import Struct
@@ -18,7 +22,11 @@ from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest
 
 DIGEST_BYTES: Final = 16
 QUEUE_FORMAT: Final = 1
+SIGNAL_MS: Final = 60_000
+"""So far may the wall clocks of the node that signed and the one that reads differ, the time on the
+way included."""
 _PLACE: Final = Struct(">QQ")
+_SIGNAL: Final = Struct(">QQQI")
 
 
 class HintSigner:
@@ -32,6 +40,9 @@ class HintSigner:
     def begin(self, history: bytes) -> None:
         """The database's history is known (or is another one): older digests match no more."""
         self._begun = blake2s(history, key=self._key, digest_size=DIGEST_BYTES)
+        self._begun_signal = blake2s(
+            history, key=self._key, digest_size=DIGEST_BYTES, person=b"signal"
+        )
 
     def digest(self, account: int, timeline_seq: int, entry: bytes) -> bytes:
         """16 bytes."""
@@ -44,6 +55,27 @@ class HintSigner:
         return len(hint.digest) == DIGEST_BYTES and hmac.compare_digest(
             self.digest(hint.account_id, hint.timeline_seq, hint.entry), hint.digest
         )
+
+    def sign(self, signals: Iterable[Signal], node_id: int, now_ms: int) -> None:
+        """Make signals this node's own, as of now."""
+        for signal in signals:
+            signal.node_id, signal.signed_at_ms = node_id, now_ms
+            signal.digest = self._signal_digest(signal)
+
+    def is_genuine(self, signal: Signal, now_ms: int) -> bool:
+        """Whether a chat node made this signal, a moment ago."""
+        return (
+            len(signal.digest) == DIGEST_BYTES
+            and abs(signal.signed_at_ms - now_ms) <= SIGNAL_MS
+            and hmac.compare_digest(self._signal_digest(signal), signal.digest)
+        )
+
+    def _signal_digest(self, signal: Signal) -> bytes:
+        hasher = self._begun_signal.copy()
+        key = signal.coalesce_key
+        place = _SIGNAL.pack(signal.account_id, signal.node_id, signal.signed_at_ms, len(key))
+        hasher.update(place + key + signal.frame)
+        return hasher.digest()
 
 
 @dataclass(slots=True)

@@ -2,20 +2,24 @@
 
 A commit writes one outbox row; its hints go to sync_svc over the Enqueue stream. When sync has
 settled all of them it says ``done`` over its Deliver stream, and the row is deleted inside the next
-commit call, or alone when none comes. Rows that are not settled in time are sent again from
-PostgreSQL, without their entries: the queue may lose anything at any time.
+commit call, or alone when none comes. What sync read may come from whoever writes Redis: ``done``
+says which hints were settled, and counts only if they are those of the row. Rows that are not
+settled in time are sent again from PostgreSQL, without their entries: the queue may lose anything
+at any time.
 
 The count of unsettled rows is the only bound on sending: above it messages are refused with
 OUTBOX_FULL. A lag of the queue must never become a storm: nothing is resent that is younger than
 the lag sync reports plus 3 s, and each row doubles its wait up to a minute.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.hints import NodeAddress, batch_frame
 from chat_svc.store.outbox import OutboxRow
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.hint_pb2 import Hint
 from chatmesh.mesh.v1.sync_pb2 import EnqueueResponse
 from chatmesh.runtime import metrics
@@ -53,6 +57,16 @@ class OutboxRows(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Unsettled:
+    """A batch whose row is there."""
+
+    since: float
+    """When it was committed, or found; monotonic seconds."""
+    digests: tuple[bytes, ...]
+    """What ``done`` may say of it: of the frame that the commit sent, of the row that was read."""
+
+
 class Outbox:
     """See the module's text."""
 
@@ -80,7 +94,7 @@ class Outbox:
             max_in_flight=MAX_BATCHES_IN_FLIGHT,
             readiness=readiness,
         )
-        self._unsettled: dict[int, float] = {}  # batch id → when it was committed (or found)
+        self._unsettled: dict[int, _Unsettled] = {}
         self._bytes_in_flight = 0
         self._done: list[int] = []
         self._done_at = 0.0
@@ -99,9 +113,9 @@ class Outbox:
         """Outbox rows of this node, as far as it knows."""
         return len(self._unsettled)
 
-    def enqueue(self, batch_id: int, frame: bytes) -> None:
-        """The hints of one commit, as one EnqueueRequest."""
-        self._unsettled[batch_id] = self._clock.monotonic()
+    def enqueue(self, batch_id: int, frame: bytes, digest: bytes) -> None:
+        """The hints of one commit, as one EnqueueRequest; ``digest``: their settle_digest."""
+        self._unsettled[batch_id] = _Unsettled(self._clock.monotonic(), (digest,))
         if self._bytes_in_flight + len(frame) > MAX_BYTES_IN_FLIGHT:
             return
         if self.stream.offer(frame, batch_id):
@@ -115,10 +129,16 @@ class Outbox:
         """Signals, sent at most once: lost with their stream."""
         self.stream.offer(frame)
 
-    def on_done(self, batch_ids: Sequence[int]) -> None:
-        """sync_svc settled all hints of these batches. Repeats do no harm."""
-        for batch_id in batch_ids:
-            if self._unsettled.pop(batch_id, None) is not None:
+    def on_done(self, done: Iterable[tuple[int, bytes]]) -> None:
+        """sync_svc settled hints of these batches: (batch id, settle_digest of the hints that it
+        settled). Repeats do no harm; a batch that is not what was committed changes nothing."""
+        for batch_id, digest in done:
+            known = self._unsettled.get(batch_id)
+            if known is not None:
+                if digest not in known.digests:
+                    self._counters.done_refused += 1
+                    continue
+                del self._unsettled[batch_id]
                 self._done.append(batch_id)
             self._settle_frame(batch_id)
         self._done_at = self._clock.monotonic()
@@ -173,14 +193,14 @@ class Outbox:
     def _oldest_seconds(self) -> float:
         if not self._unsettled:
             return 0.0
-        return self._clock.monotonic() - next(iter(self._unsettled.values()))
+        return self._clock.monotonic() - next(iter(self._unsettled.values())).since
 
     async def _resend_due(self, older_than_ms: int) -> None:
         while True:
             due = await self._rows.due_rows(self._address.node_id, older_than_ms, RESEND_ROWS)
             now_ms = self._clock.wall_ms()
             for row in due:
-                self._unsettled.setdefault(row.batch_id, self._clock.monotonic())
+                self._note(row)
                 self._settle_frame(row.batch_id)  # an older frame of it need not go any more
                 frame = batch_frame(
                     self._address,
@@ -194,6 +214,16 @@ class Outbox:
                 self._counters.outbox_resends += 1
             if len(due) < RESEND_ROWS:
                 return
+
+    def _note(self, row: OutboxRow) -> None:
+        """A row that is there, and what ``done`` must say of it."""
+        hints = zip(row.accounts, row.seqs, row.pushable, strict=True)
+        digest = settle_digest(row.batch_id, hints)
+        known = self._unsettled.get(row.batch_id)
+        if known is None:
+            self._unsettled[row.batch_id] = _Unsettled(self._clock.monotonic(), (digest,))
+        elif digest not in known.digests:
+            known.digests += (digest,)
 
     async def _delete(self, done: list[int]) -> None:
         try:

@@ -8,7 +8,7 @@ from typing import Final
 
 from chat_svc.core.frames import PONG, RECEIPTS, TYPING, piece, section_of
 from chat_svc.node.counters import NodeCounters
-from chat_svc.node.hints import NodeAddress, signal_frame
+from chat_svc.node.hints import HintSigner, NodeAddress, signal_frame
 from chat_svc.node.outbox import Outbox
 from chat_svc.node.sessions import Sessions
 from chatmesh.mesh.v1.hint_pb2 import Signal
@@ -26,12 +26,14 @@ class Signals:
         self,
         sessions: Sessions,
         outbox: Outbox,
+        signer: HintSigner,
         address: NodeAddress,
         clock: Clock,
         counters: NodeCounters,
     ) -> None:
         self._sessions = sessions
         self._outbox = outbox
+        self._signer = signer
         self._address = address
         self._clock = clock
         self._counters = counters
@@ -64,7 +66,16 @@ class Signals:
         self._add(account, b"p", piece(PONG, pong.SerializeToString()))
 
     def arrived(self, signal: Signal) -> None:
-        """A signal from another node, or from this one by way of the queue."""
+        """A signal by way of the queue. This node's own were told here when they left; one that
+        no chat node signed a moment ago is a forgery, or too late to mean anything."""
+        if signal.node_id == self._address.node_id:
+            return
+        if self._signer.is_genuine(signal, self._clock.wall_ms()):
+            self._tell(signal)
+        else:
+            self._counters.signals_refused += 1
+
+    def _tell(self, signal: Signal) -> None:
         section = section_of(signal.frame)
         if section is not None:
             for session in self._sessions.of(signal.account_id):
@@ -79,8 +90,9 @@ class Signals:
             return
         waiting, self._waiting = list(self._waiting.values()), {}
         now_ms = self._clock.wall_ms()
+        self._signer.sign(waiting, self._address.node_id, now_ms)
         for signal in waiting:
-            self.arrived(signal)
+            self._tell(signal)
         for start in range(0, len(waiting), MAX_SIGNALS_PER_FRAME):
             part = waiting[start : start + MAX_SIGNALS_PER_FRAME]
             self._outbox.signal(signal_frame(self._address, part, now_ms=now_ms))

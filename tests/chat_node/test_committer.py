@@ -20,7 +20,9 @@ from chat_svc.node.sessions import Sessions
 from chat_svc.node.waiting_lane import WaitingLane
 from chat_svc.store.commit import CommitRow, CommitStatus
 from chat_svc.store.conversations import ConversationRow
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.sequencer_pb2 import IdRange, NextIdsRequest, NextIdsResponse
+from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest
 from chatmesh.runtime.postgres import LostConnection
 from chatmesh.runtime.trace import Tracer
 from tests.chat_node import parts
@@ -125,8 +127,8 @@ async def test_what_gathers_while_a_commit_runs_is_the_next_batch(bench: Bench) 
 async def test_an_unknown_outcome_is_run_again_under_the_same_keys(bench: Bench) -> None:
     answers = Answers()
     bench.commit.after = [LostConnection("cut", unknown_outcome=True)]
-    bench.outbox.enqueue(99, b"x")
-    bench.outbox.on_done([99])
+    bench.outbox.enqueue(99, b"x", b"d")
+    bench.outbox.on_done([(99, b"d")])
     bench.committer.offer(parts.sends(parts.sender(answers), [1, 2]))
     await bench.committer.wait_idle()
     first, second = bench.commit.calls
@@ -304,7 +306,7 @@ async def test_a_batch_needs_no_query_when_everybody_is_known(bench: Bench) -> N
 async def test_a_full_outbox_refuses_with_advice(bench: Bench) -> None:
     answers = Answers()
     for batch in range(100):
-        bench.outbox.enqueue(batch, b"")
+        bench.outbox.enqueue(batch, b"", b"d")
     bench.committer.offer(parts.sends(parts.sender(answers), [1]))
     ((_, result),) = answers.results
     assert result.problem.reason == "OUTBOX_FULL"
@@ -317,7 +319,11 @@ async def test_done_rows_ride_along_with_the_next_commit(bench: Bench) -> None:
     owner = parts.sender(answers)
     bench.committer.offer(parts.sends(owner, [1]))
     await bench.committer.wait_idle()
-    bench.outbox.on_done(bench.commit.batch_ids)
+    (batch_id,) = bench.commit.batch_ids
+    ((_, frame),) = bench.outbox.stream.take_back()
+    (batch,) = EnqueueRequest.FromString(frame).batches
+    hints = [(hint.account_id, hint.timeline_seq, hint.pushable) for hint in batch.hints]
+    bench.outbox.on_done([(batch_id, settle_digest(batch_id, hints))])
     assert bench.outbox.unsettled == 0
     bench.committer.offer(parts.sends(owner, [2]))
     await bench.committer.wait_idle()

@@ -1,25 +1,29 @@
 """What leaves after a commit: hints that can be proved, entries for the sessions here."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from chat_svc.core import effects
 from chat_svc.core.batch import PendingSend
+from chat_svc.core.frames import RECEIPTS, piece
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.delivery import Delivery
 from chat_svc.node.handover import Handover, Stored
-from chat_svc.node.hints import HintSigner, NodeAddress
+from chat_svc.node.hints import SIGNAL_MS, HintSigner, NodeAddress
 from chat_svc.node.outbox import Outbox
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
 from chat_svc.node.signals import Signals
 from chat_svc.store.commit import CommitOutcome, CommitStatus, Recipient
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1 import node_pb2
-from chatmesh.mesh.v1.hint_pb2 import HintBatch
+from chatmesh.mesh.v1.hint_pb2 import HintBatch, Signal
 from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest
 from chatmesh.runtime.trace import Tracer
 from chatmesh.v1 import types_pb2
+from chatmesh.v1.session_pb2 import Receipt
 from tests.chat_core.builders import WALL_MS
 from tests.chat_node import parts
 from tests.chat_node.parts import Answers, StepClock
@@ -63,7 +67,7 @@ async def bench() -> Bench:
     )
     await resolver.resolve(parts.sends(parts.sender(Answers()), [1]))
     signer = parts.signer()
-    signals = Signals(sessions, outbox, address, clock, counters)
+    signals = Signals(sessions, outbox, signer, address, clock, counters)
     return Bench(
         clock,
         sessions,
@@ -250,7 +254,13 @@ async def test_an_entry_of_another_position_or_account_is_no_proof(
 
 async def test_done_batches_are_settled(bench: Bench, hinted: HintBatch) -> None:
     assert bench.outbox.unsettled == 1
-    assert bench.delivery.take(node_pb2.DeliverRequest(done_batch_ids=[77, 77, 1])) is None
+    digest = settle_digest(77, [(h.account_id, h.timeline_seq, h.pushable) for h in hinted.hints])
+    unproved = node_pb2.DeliverRequest(done_batch_ids=[77, 1], done_digests=[b"x" * 16])
+    assert bench.delivery.take(unproved) is None
+    assert bench.delivery.take(node_pb2.DeliverRequest(done_batch_ids=[77])) is None
+    assert (bench.outbox.unsettled, bench.outbox._counters.done_refused) == (1, 2)
+    done = node_pb2.DeliverRequest(done_batch_ids=[77, 77, 1], done_digests=[digest] * 3)
+    assert bench.delivery.take(done) is None
     assert bench.outbox.unsettled == 0
     assert bench.outbox.take_done() == [77]
 
@@ -269,3 +279,90 @@ async def test_signals_reach_the_sessions_here_and_the_queue(bench: Bench) -> No
     assert bench.outbox.unsettled == 0, "signals are sent at most once"
     bench.signals.flush()
     assert bench.outbox.stream.unwritten == 1
+
+
+RECEIPT = piece(
+    RECEIPTS, Receipt(conversation_id=CONVERSATION, user_id="alice").SerializeToString()
+)
+
+
+def signal_of(
+    node_id: int = 8, *, at_ms: int = WALL_MS, signer: HintSigner | None = None
+) -> Signal:
+    """As another node's, for Bob."""
+    made = Signal(account_id=BOB, frame=RECEIPT, coalesce_key=b"r")
+    (signer or parts.signer()).sign([made], node_id, at_ms)
+    return made
+
+
+def taken(bench: Bench, signal: Signal) -> tuple[int, int]:
+    """Receipts that a session of Bob's would be told, and signals refused."""
+    session = parts.live_session(BOB, clock=bench.clock)
+    bench.sessions.add(session)
+    bench.delivery.take(node_pb2.DeliverRequest(signals=[signal]))
+    return sum(
+        len(frame.receipts) for frame in parts.drain(session)
+    ), bench.counters.signals_refused
+
+
+@pytest.mark.parametrize("gap_ms", [-SIGNAL_MS, 0, SIGNAL_MS])
+async def test_signals_of_other_nodes_reach_the_sessions_here(bench: Bench, gap_ms: int) -> None:
+    assert taken(bench, signal_of(at_ms=WALL_MS + gap_ms)) == (1, 0)
+
+
+@pytest.mark.parametrize("gap_ms", [-SIGNAL_MS - 1, SIGNAL_MS + 1])
+async def test_a_signal_that_was_kept_is_not_shown_again(bench: Bench, gap_ms: int) -> None:
+    assert taken(bench, signal_of(at_ms=WALL_MS + gap_ms)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": b""},
+        {"digest": b"x" * 16},
+        {"frame": piece(RECEIPTS, Receipt(user_id="mallory").SerializeToString())},
+        {"coalesce_key": b""},
+        {"node_id": 9},
+        {"signed_at_ms": WALL_MS + 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_forged_signal_is_dropped_and_counted(bench: Bench, change: dict[str, Any]) -> None:
+    forged = signal_of()
+    for name, value in change.items():
+        setattr(forged, name, value)
+    assert taken(bench, forged) == (0, 1)
+
+
+async def test_a_signal_of_another_account_or_key_or_database_is_dropped(bench: Bench) -> None:
+    moved = Signal()
+    moved.CopyFrom(signal_of())
+    moved.account_id = ALICE
+    alice = parts.live_session(ALICE, clock=bench.clock)
+    bench.sessions.add(alice)
+    bench.delivery.take(node_pb2.DeliverRequest(signals=[moved]))
+    assert parts.drain(alice) == []
+    for signer in (HintSigner(b"o" * 32, parts.HISTORY), HintSigner(b"k" * 32, b"o" * 16)):
+        assert taken(bench, signal_of(signer=signer))[0] == 0
+    assert bench.counters.signals_refused == 3
+
+
+async def test_no_hint_can_be_made_of_a_signal_nor_the_other_way(bench: Bench) -> None:
+    hint_digest = parts.signer().digest(BOB, 8, RECEIPT)
+    assert hint_digest != signal_of().digest
+    forged = signal_of()
+    forged.digest = hint_digest
+    assert taken(bench, forged) == (0, 1)
+
+
+async def test_what_a_node_told_its_own_sessions_is_not_told_them_again(bench: Bench) -> None:
+    session = parts.live_session(BOB, clock=bench.clock)
+    bench.sessions.add(session)
+    bench.signals.counts(BOB, 4, 2, 1)
+    bench.signals.flush()
+    assert [len(frame.pong) for frame in parts.drain(session)] == [1]
+    ((_, frame),) = bench.outbox.stream._unwritten
+    (batch,) = EnqueueRequest.FromString(frame).batches
+    bench.delivery.take(node_pb2.DeliverRequest(signals=batch.signals))
+    assert parts.drain(session) == []
+    assert bench.counters.signals_refused == 0

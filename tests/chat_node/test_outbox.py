@@ -4,10 +4,19 @@ import pytest
 
 from chat_svc.node.outbox import MAX_BYTES_IN_FLIGHT, RESEND_MARGIN_MS
 from chat_svc.store.outbox import OutboxRow
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest, EnqueueResponse, QueueLag
 from chatmesh.runtime.postgres import LostConnection
 from tests.chat_node import parts
 from tests.chat_node.parts import ScriptedRows, StepClock
+
+DIGEST = b"d" * 16
+"""What is said of a batch whose hints these tests do not look into."""
+
+
+def digest_of(batch_id: int) -> bytes:
+    """settle_digest of `row`'s hints."""
+    return settle_digest(batch_id, [(3, 6, False), (2, 5, True)])
 
 
 def row(batch_id: int, attempt: int = 1) -> OutboxRow:
@@ -27,20 +36,47 @@ class AwayRows(ScriptedRows):
 
 async def test_accepted_frames_are_not_sent_again_but_rows_wait_for_done() -> None:
     outbox = parts.outbox()
-    outbox.enqueue(1, b"one")
-    outbox.enqueue(2, b"two")
+    outbox.enqueue(1, b"one", DIGEST)
+    outbox.enqueue(2, b"two", DIGEST)
     outbox._on_answer(EnqueueResponse(accepted_batch_ids=[1]))
     assert [number for number, _ in outbox.stream.take_back()] == [2]
     assert outbox.unsettled == 2
-    outbox.on_done([1])
+    outbox.on_done([(1, DIGEST)])
     assert (outbox.unsettled, outbox.take_done(), outbox.take_done()) == (1, [1], [])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"\0" * 16, settle_digest(1, []), settle_digest(1, [(2, 5, True)]), digest_of(2)],
+    ids=["nothing", "anything", "no hints", "fewer hints", "those of another batch"],
+)
+async def test_a_batch_that_is_not_what_was_committed_settles_nothing(said: bytes) -> None:
+    outbox = parts.outbox()
+    outbox.enqueue(1, b"one", digest_of(1))
+    outbox.on_done([(1, said)])
+    assert (outbox.unsettled, outbox.take_done()) == (1, [])
+    assert outbox._counters.done_refused == 1
+    assert [number for number, _ in outbox.stream.take_back()] == [1], "it is still sent"
+    outbox.on_done([(1, digest_of(1))])
+    assert (outbox.unsettled, outbox.take_done()) == (0, [1])
+
+
+async def test_a_row_read_again_may_be_settled_as_it_was_sent_first_or_as_it_is() -> None:
+    for said in (DIGEST, digest_of(1)):
+        rows = ScriptedRows()
+        outbox = parts.outbox(rows)
+        outbox.enqueue(1, b"with a hint more than the row", DIGEST)
+        rows.due = [[row(1)]]
+        await outbox.took_over()
+        outbox.on_done([(1, said)])
+        assert outbox.take_done() == [1]
 
 
 async def test_done_rows_that_no_commit_took_are_deleted_alone() -> None:
     rows, clock = ScriptedRows(), StepClock()
     outbox = parts.outbox(rows, clock)
-    outbox.enqueue(1, b"x")
-    outbox.on_done([1])
+    outbox.enqueue(1, b"x", DIGEST)
+    outbox.on_done([(1, DIGEST)])
     loop = await parts.running(outbox.flush_done)
     await parts.until(lambda: rows.deleted == [1])
     await parts.stop(loop)
@@ -48,8 +84,8 @@ async def test_done_rows_that_no_commit_took_are_deleted_alone() -> None:
 
 async def test_what_a_failed_call_took_comes_back() -> None:
     outbox = parts.outbox()
-    outbox.enqueue(1, b"x")
-    outbox.on_done([1])
+    outbox.enqueue(1, b"x", DIGEST)
+    outbox.on_done([(1, DIGEST)])
     outbox.give_back(outbox.take_done())
     assert outbox.take_done() == [1]
 
@@ -58,7 +94,7 @@ async def test_old_rows_are_read_and_sent_again_without_their_entries() -> None:
     rows, clock = ScriptedRows(), StepClock()
     outbox = parts.outbox(rows, clock)
     outbox.stream._call = object()  # type: ignore[assignment] # the stream is open
-    outbox.enqueue(1, b"x")
+    outbox.enqueue(1, b"x", DIGEST)
     rows.due = [[row(1)]]
     loop = await parts.running(outbox.resend)
     await parts.until(lambda: rows.asked)
@@ -79,7 +115,7 @@ async def test_nothing_younger_than_the_queues_lag_is_sent_again() -> None:
     outbox = parts.outbox(rows, clock)
     outbox.stream._call = object()  # type: ignore[assignment] # the stream is open
     outbox._on_answer(EnqueueResponse(lag=[QueueLag(lag_ms=20_000)]))
-    outbox.enqueue(1, b"x")
+    outbox.enqueue(1, b"x", DIGEST)
     loop = await parts.running(outbox.resend)
     await parts.until(lambda: rows.asked)
     await parts.stop(loop)
@@ -109,7 +145,7 @@ async def test_the_look_for_such_rows_waits_for_stores_that_are_away_for_long() 
     rows.away, rows.due = False, [[], [], [row(9)]]
     await parts.until(lambda: outbox.unsettled == 1)
     await parts.until(lambda: clock.now > 1_300)
-    outbox.on_done([9])
+    outbox.on_done([(9, digest_of(9))])
     asked = len(rows.asked)
     await parts.until(lambda: clock.now > 1_400)
     await parts.stop(loop)
@@ -119,7 +155,7 @@ async def test_the_look_for_such_rows_waits_for_stores_that_are_away_for_long() 
 async def test_nothing_is_resent_while_the_stream_is_away() -> None:
     rows, clock = ScriptedRows(), StepClock()
     outbox = parts.outbox(rows, clock)
-    outbox.enqueue(1, b"x")
+    outbox.enqueue(1, b"x", DIGEST)
     loop = await parts.running(outbox.resend)
     await parts.until(lambda: clock.now > 1_100)
     await parts.stop(loop)
@@ -130,7 +166,7 @@ async def test_memory_is_bounded_while_the_stream_is_away() -> None:
     outbox = parts.outbox(max_rows=10_000)
     frame = b"x" * (1 << 20)
     for number in range(100):
-        outbox.enqueue(number, frame)
+        outbox.enqueue(number, frame, DIGEST)
     kept = sum(len(kept) for _, kept in outbox.stream.take_back())
     assert kept <= MAX_BYTES_IN_FLIGHT
     assert outbox.unsettled == 100, "the rows are in PostgreSQL and are sent from there"
@@ -140,5 +176,5 @@ async def test_memory_is_bounded_while_the_stream_is_away() -> None:
 async def test_too_many_unsettled_rows_make_it_full(rows: int, full: bool) -> None:
     outbox = parts.outbox(max_rows=2)
     for number in range(rows):
-        outbox.enqueue(number, b"")
+        outbox.enqueue(number, b"", DIGEST)
     assert outbox.is_full is full

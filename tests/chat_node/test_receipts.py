@@ -76,7 +76,9 @@ class Bench:
             makes_contacts=True,
         )
         self.outbox = parts.outbox(clock=clock)
-        signals = Signals(sessions, self.outbox, NodeAddress("n", "t", 7), clock, counters)
+        signals = Signals(
+            sessions, self.outbox, parts.signer(), NodeAddress("n", "t", 7), clock, counters
+        )
         self.receipts = Receipts(
             self.store, self.store, self.store, resolver, signals, clock, counters
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatmesh.digest import mix64, mix_session, mix_version
+from chatmesh.digest import mix64, mix_session, mix_version, settle_digest
 
 NUMBER = st.integers(0, (1 << 64) - 1)
 
@@ -17,6 +19,8 @@ def test_vectors() -> None:
     assert mix64((1 << 63) - 1, 1 << 53) == 0xB350CC82DF2CD641
     assert mix_version(5, 6, 7) == 0x37F84575EA61526B
     assert mix_session(1, 0) == mix64(1, 0)
+    vector = "9e1420b86cf3d8503ccb7715fca9786f"
+    assert settle_digest(7, [(2, 5, True), (1, 9, False)]).hex() == vector
 
 
 @given(NUMBER, NUMBER, st.integers(0, 127))
@@ -39,3 +43,21 @@ def test_order_does_not_matter_and_taking_away_undoes(
     for pair in reversed(pairs):
         digest ^= mix64(*pair)
     assert digest == 0
+
+
+HINTS = st.lists(st.tuples(NUMBER, NUMBER, st.booleans()), max_size=8)
+
+
+@given(NUMBER, NUMBER, HINTS, HINTS, st.randoms(use_true_random=False))
+def test_a_settle_digest_names_one_set_of_one_batch(
+    batch_id: int,
+    other_id: int,
+    hints: list[tuple[int, int, bool]],
+    others: list[tuple[int, int, bool]],
+    random: Random,
+) -> None:
+    shuffled = random.sample(hints, len(hints))
+    same = (batch_id, sorted(hints)) == (other_id, sorted(others))
+    assert settle_digest(batch_id, shuffled) == settle_digest(batch_id, hints)
+    assert (settle_digest(other_id, others) == settle_digest(batch_id, hints)) is same
+    assert settle_digest(batch_id, [*hints, (1, 1, True)]) != settle_digest(batch_id, hints)

@@ -144,6 +144,7 @@ class Node(Peer, node_pb2_grpc.ChatNodeServiceServicer):
         self.hints: list[Hint] = []
         self.signals: list[Signal] = []
         self.done: list[int] = []
+        self.done_digests: dict[int, bytes] = {}
         self.frames = 0
         self.streams = 0
         self.ended_streams = 0
@@ -171,6 +172,8 @@ class Node(Peer, node_pb2_grpc.ChatNodeServiceServicer):
                 self.hints.extend(delivery.hint for delivery in request.deliveries)
                 self.signals.extend(request.signals)
                 self.done.extend(request.done_batch_ids)
+                said = zip(request.done_batch_ids, request.done_digests, strict=True)
+                self.done_digests.update(said)
                 await self.note()
                 if not request.deliveries:
                     continue

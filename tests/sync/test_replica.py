@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import redis.asyncio
 
+from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.hint_pb2 import HintBatch, Signal
 from tests.runtime import stores
 from tests.sync.peers import Peers
@@ -335,3 +336,34 @@ async def test_what_presence_said_is_believed_for_a_moment_and_absence_never(
     await source.enqueue(source.batch(9, [hint(BOB, 9)]))
     await source.until_done(9)
     assert peers.presence.asked[3:] == [[BOB]]
+
+
+async def test_done_says_which_hints_were_settled(
+    replicas: Replicas, peers: Peers, valkey: stores.Store
+) -> None:
+    sender, receiver = await peers.node(), await peers.node()
+    peers.presence.online(BOB, receiver)
+    source = await replicas.source(await replicas.start(valkey.url), sender)
+    await source.enqueue(source.batch(3, [hint(CAROL, 7, pushable=True), hint(BOB, 5)]))
+    await source.until_done(3)
+    assert sender.done_digests == {3: settle_digest(3, [(BOB, 5, False), (CAROL, 7, True)])}
+
+
+async def test_a_forged_batch_is_told_as_what_it_is(
+    replicas: Replicas, peers: Peers, valkey: stores.Store
+) -> None:
+    """Whoever writes Redis names a batch of the node, with other hints or none: the node hears what
+    was settled, not that its own batch was."""
+    sender, receiver = await peers.node(), await peers.node()
+    peers.presence.online(BOB, receiver)
+    source = await replicas.source(await replicas.start(valkey.url), sender)
+    await source.enqueue(source.batch(1, [hint(BOB, 1)]))  # the node is known, its stream is open
+    await source.until_done(1)
+    empty, other = source.batch(8), source.batch(9, [hint(BOB, 2)])
+    async with redis.asyncio.Redis.from_url(valkey.url) as client:
+        (key, *_) = await client.keys("{sync:*")
+        for forged in (empty, other):
+            await client.xadd(key, {"b": forged.SerializeToString()})
+    await source.until_done(9)
+    assert 8 not in sender.done, "where nothing was settled nothing is done"
+    assert sender.done_digests[9] == settle_digest(9, [(BOB, 2, False)])

@@ -34,6 +34,7 @@ from google.protobuf.internal import api_implementation
 
 from chatmesh.runtime import logs, metrics
 from chatmesh.runtime.errors import StartupError
+from chatmesh.runtime.probes import ProbeServer
 from chatmesh.runtime.readiness import Readiness
 from chatmesh.runtime.server import stop_all_running
 from chatmesh.runtime.settings import ServerSettings, SettingsError, load
@@ -65,6 +66,8 @@ class Lifecycle:
     def __init__(self, grace_seconds: float, on_stop: Callable[[], None] = lambda: None) -> None:
         """`on_stop` is called once, when the stop begins."""
         self.stopping = asyncio.Event()
+        self.started = asyncio.Event()
+        """Set when the app's listeners are up."""
         self.readiness = Readiness()
         self.failed = False
         self._grace_seconds = grace_seconds
@@ -117,6 +120,7 @@ class Lifecycle:
         `listeners` in the order in which they stop (public before mesh). `drains` run beside the
         stop of the first one; each is given the remaining grace and then cancelled.
         """
+        self.started.set()
         await self.stopping.wait()
         try:
             async with asyncio.TaskGroup() as group:
@@ -182,6 +186,7 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
     lifecycle = Lifecycle(settings.shutdown_grace_seconds, hard_stop.start)
     undo = _watch_signals(lifecycle)
     metrics_server: metrics.MetricsServer | None = None
+    probes: ProbeServer | None = None
     try:
         _require_fast_protobuf()
         undo += _watch_parent(lifecycle)
@@ -189,6 +194,9 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
         if settings.metrics_listen:
             metrics_server = metrics.MetricsServer(settings.metrics_listen, lifecycle.readiness)
             metrics_server.start()
+        if settings.probe_listen:
+            probes = ProbeServer(settings.probe_listen, lifecycle.readiness, lifecycle.started)
+            await probes.start()
         lifecycle.background("loop lag", metrics.measure_loop_lag)
         code = await _run_app(app, lifecycle)
     except StartupError as error:
@@ -196,6 +204,8 @@ async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int
         code = EXIT_FAILED
     finally:
         await lifecycle.close()
+        if probes is not None:
+            await probes.stop()
         if metrics_server is not None:
             metrics_server.stop()
         hard_stop.cancel()

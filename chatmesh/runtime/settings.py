@@ -211,6 +211,10 @@ class ServerSettings(Settings):
     metrics_listen: OptionalAddress = ""
     """Address of the HTTP port with /metrics and /readyz; empty for none."""
 
+    probe_listen: OptionalAddress = ""
+    """Address of a plain gRPC port that answers health checks alone (services startup, liveness,
+    readiness), for probes that have no certificate; empty for none."""
+
     mesh_tls_ca: Path | None = None
     """PEM file of the authority of all mesh certificates. Set all three TLS files or none."""
 

@@ -47,12 +47,15 @@ class LoadProcess:
         self._process = process
         self.pid = process.pid
         self.delivered = 0
+        self.ticks = 0
+        self.behind_ms = 0.0
+        """Age of the oldest message under way, where the process tells it."""
 
     @classmethod
-    async def start(cls, order: Mapping[str, Any]) -> LoadProcess:
-        """Start one and give it its order."""
+    async def start(cls, order: Mapping[str, Any], module: str = LOAD_MODULE) -> LoadProcess:
+        """Start one and give it its order. `module` is what `python -m` runs."""
         started = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", LOAD_MODULE,
+            sys.executable, "-m", module,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES,
         )  # fmt: skip
         made = cls(started)
@@ -77,6 +80,8 @@ class LoadProcess:
                 failure = ImpossibleLoad if content["impossible"] else RunFailed
                 raise failure(str(content["what"]))
             self.delivered = content.get("delivered", self.delivered)
+            self.behind_ms = content.get("behind_ms", self.behind_ms)
+            self.ticks += 1
         code = await self._process.wait()
         raise RunFailed(f"the load process {self.pid} ended with code {code}")
 

@@ -4,7 +4,6 @@ Rules: no command's work is done here.
 """
 
 import importlib
-import os
 import pkgutil
 import sys
 
@@ -26,6 +25,7 @@ _ORDER = (
     "decode_id",
     "bench",
     "drill",
+    "drill",
     "check_history",
     "doctor",
     "config",
@@ -39,17 +39,6 @@ def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"chatmesh {chatmesh.__version__}")
         raise typer.Exit
-
-
-def _warn_of_strangers() -> None:
-    """A variable that nothing reads is a line on stderr: it may be a misspelt setting."""
-    if not any(name.startswith("CHATMESH_") for name in os.environ):
-        return
-    from chatmesh.runtime.variables import strangers
-    from chatmesh.variables import NAMES
-
-    for stranger in strangers(os.environ, NAMES):
-        typer.echo(f"chatmesh: warning: {stranger}", err=True)
 
 
 def build() -> typer.Typer:
@@ -68,7 +57,7 @@ def build() -> typer.Typer:
             False, "--version", callback=_version, is_eager=True, help="Show the version and end."
         ),
     ) -> None:
-        _warn_of_strangers()
+        pass
 
     names = [module.name for module in pkgutil.iter_modules(cli.__path__)]
     rank = {name: place for place, name in enumerate(_ORDER)}

@@ -235,7 +235,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
     presence = PresenceLink(
         links.keep_alive,
         links.attach,
-        links.set_state,
+        store.presence,
         sessions,
         ground.address,
         needed_once(readiness, "presence"),

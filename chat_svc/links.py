@@ -25,7 +25,7 @@ class Links:
     keep_alive: Open
     attach: Open
     watch: Open
-    set_state: Callable[[Any], Any]
+    get_facts: Callable[[Any], Any]
     enqueue: Open
     """Takes raw bytes: frames are joined by joining bytes."""
     push: Open
@@ -63,7 +63,7 @@ def open_links(settings: ChatSettings, stack: AsyncExitStack) -> Links:
         keep_alive=presence.KeepAlive,
         attach=presence.Attach,
         watch=presence.Watch,
-        set_state=presence.SetState,
+        get_facts=presence.GetFacts,
         enqueue=enqueue,
         push=push.Push,
         cancel=push.Cancel,

@@ -7,7 +7,7 @@ from chatmesh import errors
 from chatmesh.mesh.v1 import presence_pb2 as pb
 from chatmesh.v1 import types_pb2
 from presence_svc.merge import WISHES, Session, State
-from presence_svc.store.accounts import Attachment
+from presence_svc.store.accounts import Attachment, ToldWish
 from presence_svc.store.records import Held, Node, View
 from presence_svc.watch import Notice
 
@@ -72,7 +72,7 @@ def superseded(attachments: Sequence[Attachment]) -> list[pb.SessionRecord]:
     ]
 
 
-def check_lookup(request: pb.LookupSessionsRequest) -> None:
+def check_lookup(request: pb.LookupSessionsRequest | pb.GetFactsRequest) -> None:
     """Raises Fault LIMIT_EXCEEDED, INVALID_FIELD."""
     _check_size("account_ids", len(request.account_ids), MAX_LOOKUP_ACCOUNTS)
     check_accounts(request.account_ids, "account_ids")
@@ -130,8 +130,25 @@ def fact_of(notice: Notice) -> pb.PresenceFact:
     )
 
 
-def check_state(request: pb.SetStateRequest) -> None:
-    """Raises Fault INVALID_FIELD for what cannot be a wish."""
+def wish_of(request: pb.SetStateRequest) -> ToldWish:
+    """A wish that came. Raises Fault INVALID_FIELD for what cannot be one."""
+    _check_state(request)
+    return ToldWish(
+        request.account_id,
+        int(request.state),
+        request.status_text if request.HasField("status_text") else None,
+        request.status_until_ms,
+        request.wish_no,
+    )
+
+
+def wishes_of(requests: Sequence[pb.SetStateRequest]) -> list[ToldWish]:
+    """Wishes that came with attachments. Raises Fault INVALID_FIELD, LIMIT_EXCEEDED."""
+    _check_size("wishes", len(requests), MAX_ATTACH_SESSIONS)
+    return [wish_of(request) for request in requests]
+
+
+def _check_state(request: pb.SetStateRequest) -> None:
     check_accounts((request.account_id,), "account_id")
     state = int(request.state)
     if state != State.UNKNOWN and state not in WISHES:
@@ -147,6 +164,8 @@ def check_state(request: pb.SetStateRequest) -> None:
         raise errors.INVALID_FIELD("a status text holds no control characters", field="status_text")
     if request.status_until_ms < 0:
         raise errors.INVALID_FIELD("Unix milliseconds, or 0 = never", field="status_until_ms")
+    if request.wish_no >= MAX_SESSION_NO:
+        raise errors.INVALID_FIELD("a wish's number is below 2^53", field="wish_no")
 
 
 def _check_session(record: pb.SessionRecord) -> None:

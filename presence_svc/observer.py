@@ -23,7 +23,7 @@ from presence_svc.store.changes import subscribe
 from presence_svc.store.nodes import NodeStore
 from presence_svc.store.records import Record, UnknownFormat, View
 from presence_svc.store.shards import StoreAway, StoreBroken
-from presence_svc.watch import Counters, Reading, Watches
+from presence_svc.watch import Counters, Notice, Reading, Watches
 
 READ_AT_ONCE = 1_000
 """Accounts per read: about 3 ms of this process."""
@@ -160,10 +160,15 @@ class Observer:
             async with asyncio.timeout(min(max(pause, 0), LOOK_SECONDS)):
                 await self._wake.wait()
 
+    def notice(self, account_id: int, view: View, unknown: bool) -> Notice:
+        """One account of a view as somebody who asks once is told of it."""
+        reading = self._reading(account_id, view.records[account_id], view, unknown)
+        return Notice(account_id, reading.fact, reading.generation, reading.version)
+
     def _reading(self, account_id: int, record: Record, view: View, unknown: bool) -> Reading:
         wish = self._watches.wish_of(account_id, record.wish)
         now_ms = self._clock.wall_ms()
-        if wish is not None and wish.status_until_ms > now_ms:
+        if wish is not None and wish.status_until_ms > now_ms and account_id in self._watches:
             heapq.heappush(self._status_ends, (wish.status_until_ms, account_id))
         fact = merge(
             view.live_sessions(record),

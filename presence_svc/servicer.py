@@ -94,10 +94,13 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
             async for request in request_iterator:
                 attached = convert.attachments_of(request.attached)
                 detached = convert.held_of(request.detached)
+                wishes = convert.wishes_of(request.wishes)
                 async with _store():
                     if not await self._nodes.has_lease(request.node_id):
                         raise errors.NODE_UNKNOWN(node_id=request.node_id)
                     now_ms = self._clock.wall_ms()
+                    if wishes:  # first: nobody invisible is seen for a moment
+                        await self._accounts.set_states(wishes, now_ms)
                     superseded = (
                         await self._accounts.attach(request.node_id, attached, now_ms)
                         if attached
@@ -169,17 +172,24 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
             async for response in watcher.serve(request_iterator):
                 yield response
 
+    async def GetFacts(self, request: pb.GetFactsRequest, context: Any) -> pb.GetFactsResponse:
+        """Facts of some accounts now, in the order asked."""
+        convert.check_lookup(request)
+        async with _store():
+            view = await self._accounts.read(request.account_ids)
+        unknown = self._observer.take_in(view)
+        return pb.GetFactsResponse(
+            facts=[
+                convert.fact_of(self._observer.notice(account_id, view, unknown))
+                for account_id in request.account_ids
+            ]
+        )
+
     async def SetState(self, request: pb.SetStateRequest, context: Any) -> pb.SetStateResponse:
         """Lasting wishes of a user."""
-        convert.check_state(request)
+        told = convert.wish_of(request)
         async with _store():
-            await self._accounts.set_state(
-                request.account_id,
-                self._clock.wall_ms(),
-                state=int(request.state),
-                status_text=request.status_text if request.HasField("status_text") else None,
-                status_until_ms=request.status_until_ms,
-            )
+            await self._accounts.set_state(told, self._clock.wall_ms())
         return pb.SetStateResponse()
 
     async def _take_away_others(self, node_id: int, named: dict[tuple[int, str], int]) -> None:

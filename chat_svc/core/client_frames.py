@@ -12,6 +12,7 @@ from chat_svc.core.limits import Limits
 from chatmesh import errors
 from chatmesh.runtime.faults import Fault
 from chatmesh.v1.session_pb2 import Hello, Send, SetPresence, Watch
+from chatmesh.v1.types_pb2 import PresenceState
 
 MAX_NAME_BYTES: Final = 64
 MAX_CAPABILITIES: Final = 16
@@ -19,6 +20,11 @@ MAX_STATUS_CODE_POINTS: Final = 140
 MAX_ANSWERED_BATCH: Final = 1_000
 """A batch above the limit is refused message by message up to here; beyond, the session ends."""
 SLIM_ECHO: Final = "slim_echo"
+_WISHES: Final = (
+    PresenceState.PRESENCE_STATE_ONLINE,
+    PresenceState.PRESENCE_STATE_DO_NOT_DISTURB,
+    PresenceState.PRESENCE_STATE_INVISIBLE,
+)
 _DEVICE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -90,7 +96,7 @@ def check_send(send: Send, limits: Limits, room: int, wall_ms: int) -> list[Chec
 
 
 def check_presence(wish: SetPresence) -> effects.PresenceWish:
-    """A lasting presence.
+    """A lasting presence. A state that nobody can wish for is taken as none.
 
     Raises:
         Fault: INVALID_FIELD.
@@ -98,7 +104,12 @@ def check_presence(wish: SetPresence) -> effects.PresenceWish:
     text = wish.status_text if wish.HasField("status_text") else None
     if text is not None and len(text) > MAX_STATUS_CODE_POINTS:
         raise errors.INVALID_FIELD(field="set_presence.status_text", limit=MAX_STATUS_CODE_POINTS)
-    return effects.PresenceWish(wish.state, text, wish.status_until_ms)
+    if text is not None and any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in text):
+        raise errors.INVALID_FIELD(
+            "a status text holds no control characters", field="set_presence.status_text"
+        )
+    state = wish.state if wish.state in _WISHES else PresenceState.PRESENCE_STATE_UNSPECIFIED
+    return effects.PresenceWish(state, text, max(wish.status_until_ms, 0))
 
 
 def check_watch(watch: Watch, limits: Limits) -> effects.WatchChanged:

@@ -13,6 +13,7 @@ from chat_svc.store.govern import GovernStore
 from chat_svc.store.history import HistoryStore
 from chat_svc.store.nodes import NodeStore
 from chat_svc.store.outbox import OutboxStore
+from chat_svc.store.presence import PresenceStore
 from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.relations import RelationStore
@@ -39,6 +40,7 @@ class ChatStore:
     history: HistoryStore
     nodes: NodeStore
     outbox: OutboxStore
+    presence: PresenceStore
     push_state: PushStateStore
     receipts: ReceiptStore
     relations: RelationStore
@@ -56,6 +58,7 @@ class ChatStore:
             history=HistoryStore(database),
             nodes=NodeStore(database),
             outbox=OutboxStore(database),
+            presence=PresenceStore(database),
             push_state=PushStateStore(database),
             receipts=ReceiptStore(database),
             relations=RelationStore(database),

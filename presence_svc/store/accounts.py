@@ -31,6 +31,19 @@ class Attachment:
     session: Session
 
 
+@dataclass(frozen=True, slots=True)
+class ToldWish:
+    """What a user chose; state 0 and text None leave what is known."""
+
+    account_id: int
+    state: int = 0
+    status_text: str | None = None
+    status_until_ms: int = 0
+    """Unix ms; 0 = never."""
+    number: int = 0
+    """Rises with each wish of the account; 0 = the newest."""
+
+
 class _OfAccount(Protocol):
     @property
     def account_id(self) -> int: ...
@@ -112,27 +125,13 @@ class AccountStore:
         """The nodes whose leases are read along with accounts."""
         self._known_nodes = node_ids
 
-    async def set_state(
-        self,
-        account_id: int,
-        now_ms: int,
-        *,
-        state: int,
-        status_text: str | None,
-        status_until_ms: int,
-    ) -> int:
-        """Write wishes field by field (state 0 and text None leave theirs); the new version."""
-        command = SET_STATE.command(
-            (keys.changes(keys.bucket_of(account_id)), keys.account(account_id)),
-            (
-                *self._account_arguments(account_id, now_ms),
-                int(state),  # the driver writes an enum by its repr
-                0 if status_text is None else 1,
-                status_text or "",
-                status_until_ms,
-            ),
-        )
-        return int(await self._shards.run_one(command))
+    async def set_state(self, told: ToldWish, now_ms: int) -> int:
+        """Write a wish field by field; the record's new version."""
+        return int(await self._shards.run_one(self._set_state(told, now_ms)))
+
+    async def set_states(self, told: Sequence[ToldWish], now_ms: int) -> None:
+        """Write many in one round trip per server. Safe to repeat."""
+        await self._shards.run([self._set_state(one, now_ms) for one in told])
 
     async def end_statuses(self, account_ids: Sequence[int], now_ms: int) -> None:
         """Take away status texts whose end has come."""
@@ -144,6 +143,20 @@ class AccountStore:
                 )
                 for account_id in account_ids
             ]
+        )
+
+    def _set_state(self, told: ToldWish, now_ms: int) -> Command:
+        bucket = keys.bucket_of(told.account_id)
+        return SET_STATE.command(
+            (keys.changes(bucket), keys.account(told.account_id)),
+            (
+                *self._account_arguments(told.account_id, now_ms),
+                int(told.state),  # the driver writes an enum by its repr
+                0 if told.status_text is None else 1,
+                told.status_text or "",
+                told.status_until_ms,
+                told.number,
+            ),
         )
 
     def _account_arguments(self, account_id: int, now_ms: int) -> tuple[str | int, ...]:

@@ -1,7 +1,7 @@
 """Routes told in batches and again when asked; presence shown to those who may see it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
 from chat_svc.node.watching import Watching
 from chat_svc.store.accounts import Privacy
+from chat_svc.store.presence import WishChange, WishRow
 from chatmesh import errors
 from chatmesh.digest import mix_session, mix_version
 from chatmesh.mesh.v1.presence_pb2 import (
@@ -22,7 +23,6 @@ from chatmesh.mesh.v1.presence_pb2 import (
     KeepAliveResponse,
     PresenceFact,
     SessionRecord,
-    SetStateRequest,
     WatchResponse,
 )
 from chatmesh.runtime.faults import Fault
@@ -54,6 +54,34 @@ class Stream:
         return self.answer(request)
 
 
+class Wishes:
+    """What is kept of users' wishes."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, WishRow] = {}
+        self.written: list[WishChange] = []
+        self.fails = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def _may_fail(self) -> None:
+        if self.fails:
+            self.fails -= 1
+            self.meanwhile()
+            raise ConnectionError("away")
+
+    async def write_wishes(self, changes: Sequence[WishChange]) -> None:
+        self._may_fail()
+        self.written += changes
+        for one in changes:
+            self.rows[one.account] = WishRow(
+                one.account, one.state, one.text or "", one.until_ms, len(self.written)
+            )
+
+    async def wishes_of(self, accounts: Iterable[int]) -> dict[int, WishRow]:
+        self._may_fail()
+        return {account: self.rows[account] for account in accounts if account in self.rows}
+
+
 class Bench:
     """A presence link whose streams are scripted."""
 
@@ -61,12 +89,12 @@ class Bench:
         self.clock, self.sessions, self.readiness = StepClock(), Sessions(), Readiness()
         self.reattach: list[bool] = []
         self.superseded: list[SessionRecord] = []
-        self.wishes: list[SetStateRequest] = []
+        self.wishes = Wishes()
         self.certain = 0
         self.link = PresenceLink(
             lambda: None,
             lambda: None,
-            self._set_state,
+            self.wishes,
             self.sessions,
             NodeAddress("n", "127.0.0.1:1", 7),
             self.readiness.require("presence"),
@@ -87,9 +115,6 @@ class Bench:
 
     def _beat(self, _: KeepAliveRequest) -> KeepAliveResponse:
         return KeepAliveResponse(reattach=self.reattach.pop(0) if self.reattach else False)
-
-    async def _set_state(self, request: SetStateRequest) -> None:
-        self.wishes.append(request)
 
     def told(self) -> list[AttachRequest]:
         return list(self.routes.requests)
@@ -226,15 +251,61 @@ async def test_superseded_sessions_are_told(bench: Bench) -> None:
     assert seen == [2]
 
 
-async def test_wishes_of_one_user_are_joined(bench: Bench) -> None:
-    bench.link.wish(2, types_pb2.PRESENCE_STATE_INVISIBLE, None, 0)
+INVISIBLE = types_pb2.PRESENCE_STATE_INVISIBLE
+
+
+async def test_wishes_of_one_user_are_written_as_one_and_then_told(bench: Bench) -> None:
+    bench.link.wish(2, INVISIBLE, None, 0)
     bench.link.wish(2, types_pb2.PRESENCE_STATE_UNSPECIFIED, "lunch", 5)
-    loop = await parts.running(bench.link.run_wishes)
-    await parts.until(lambda: bench.wishes)
-    await parts.stop(loop)
-    (wish,) = bench.wishes
-    assert wish.state == types_pb2.PRESENCE_STATE_INVISIBLE
+    bench.wishes.fails = 1
+    loops = [await parts.running(bench.link.run_wishes), await parts.running(bench.link.run_routes)]
+    await parts.until(bench.told)
+    await parts.stop(*loops)
+    assert bench.wishes.written == [WishChange(2, INVISIBLE, "lunch", 5)]
+    ((wish,),) = [request.wishes for request in bench.told()]
+    assert (wish.account_id, wish.state, wish.wish_no) == (2, INVISIBLE, 1)
     assert (wish.status_text, wish.status_until_ms) == ("lunch", 5)
+
+
+async def test_a_wish_chosen_while_the_store_is_away_is_not_undone_by_the_older_one(
+    bench: Bench,
+) -> None:
+    bench.link.wish(2, INVISIBLE, "old", 0)
+    bench.wishes.fails = 1
+    bench.wishes.meanwhile = lambda: bench.link.wish(2, ONLINE, None, 0)
+    loop = await parts.running(bench.link.run_wishes)
+    await parts.until(lambda: bench.wishes.written)
+    await parts.stop(loop)
+    assert bench.wishes.written == [WishChange(2, ONLINE, "old", 0)]
+
+
+async def test_wishes_go_with_the_routes_however_often_presence_forgets(bench: Bench) -> None:
+    """After a loss of Redis all sessions are attached anew: no invisible user is seen for it."""
+    bench.link.is_certain = True
+    bench.wishes.rows = {2: WishRow(2, INVISIBLE, "", 0, 7)}
+    for account in (2, 3):
+        bench.sessions.add(parts.live_session(account))
+    loop = await parts.running(bench.link.run_routes)
+    for session in bench.sessions:
+        await bench.link.attach(session)
+    for _ in range(2):  # the second time PostgreSQL is away, too
+        before = len(bench.told())
+        bench.link._all_again = True
+        bench.link._wake.set()
+        await parts.until(lambda before=before: len(bench.told()) > before)  # type: ignore[misc]
+        bench.wishes.fails = 100
+    await parts.stop(loop)
+    wished = [
+        [(wish.account_id, wish.state, wish.wish_no) for wish in request.wishes]
+        for request in bench.told()
+        if any(record.account_id == 2 for record in request.attached)
+    ]
+    assert len(wished) == 3
+    assert all(told == [(2, INVISIBLE, 7)] for told in wished)
+    for session in list(bench.sessions):
+        bench.sessions.remove(session)
+        bench.link.detach(session)
+    assert not bench.link._wishes, "nobody is remembered who is not here"
 
 
 class Contacts:

@@ -14,7 +14,7 @@ from chatmesh.runtime import redis
 from presence_svc.lease import Holding, LeaseTimes
 from presence_svc.merge import State, Wish
 from presence_svc.store import keys
-from presence_svc.store.accounts import FENCE_MS, AccountStore
+from presence_svc.store.accounts import FENCE_MS, AccountStore, ToldWish
 from presence_svc.store.changes import Change, subscribe
 from presence_svc.store.nodes import NodeStore
 from presence_svc.store.records import Record, UnknownFormat, View, parse_record
@@ -141,17 +141,13 @@ async def test_an_account_without_sessions_is_forgotten_in_time(
     assert await client.pttl(keys.account(ALICE)) == -1
     await accounts.detach(A, [went(ALICE, 1)], NOW_MS)
     assert 0 < await client.pttl(keys.account(ALICE)) <= KEEP_MS
-    await accounts.set_state(
-        ALICE, NOW_MS, state=State.INVISIBLE, status_text=None, status_until_ms=0
-    )
+    await accounts.set_state(ToldWish(ALICE, State.INVISIBLE, None, 0), NOW_MS)
     assert await client.pttl(keys.account(ALICE)) == -1
 
 
 async def test_wishes_are_set_field_by_field(accounts: AccountStore) -> None:
     async def wish(state: int, text: str | None, until: int = 0) -> Wish | None:
-        await accounts.set_state(
-            ALICE, NOW_MS, state=state, status_text=text, status_until_ms=until
-        )
+        await accounts.set_state(ToldWish(ALICE, state, text, until), NOW_MS)
         return (await read(accounts)).wish
 
     assert (await read(accounts)).wish is None
@@ -166,11 +162,23 @@ async def test_wishes_are_set_field_by_field(accounts: AccountStore) -> None:
     assert await wish(0, None) == Wish(State.DO_NOT_DISTURB, "", 0)
 
 
+async def test_an_older_wish_that_comes_later_is_ignored(accounts: AccountStore) -> None:
+    invisible = ToldWish(ALICE, State.INVISIBLE, "new", 0, number=8)
+    await accounts.set_states([invisible, ToldWish(BOB, State.ONLINE, "hi", 0, number=1)], NOW_MS)
+    version = (await read(accounts)).version
+    await accounts.set_states(
+        [invisible, ToldWish(ALICE, State.ONLINE, "old", 0, number=7)], NOW_MS
+    )
+    record = await read(accounts)
+    assert (record.wish, record.version) == (Wish(State.INVISIBLE, "new", 0), version)
+    assert (await read(accounts, BOB)).wish == Wish(State.ONLINE, "hi", 0)
+    await accounts.set_state(ToldWish(ALICE, State.ONLINE, None), NOW_MS)
+    assert (await read(accounts)).wish == Wish(State.ONLINE, "new", 0), "without number: newest"
+
+
 async def test_last_seen_stops_where_a_user_goes_invisible(accounts: AccountStore) -> None:
     await accounts.attach(A, [came(ALICE, 1)], NOW_MS)
-    await accounts.set_state(
-        ALICE, NOW_MS + 10, state=State.INVISIBLE, status_text=None, status_until_ms=0
-    )
+    await accounts.set_state(ToldWish(ALICE, State.INVISIBLE, None, 0), NOW_MS + 10)
     await accounts.detach(A, [went(ALICE, 1)], NOW_MS + 20)
     assert (await read(accounts)).last_seen_ms == NOW_MS + 10
 

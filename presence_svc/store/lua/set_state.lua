@@ -1,5 +1,6 @@
 -- A user's lasting wishes, field by field.
 -- Going invisible ends what others may see: the last-seen time stops there.
+-- Wishes are numbered by whom keeps them: one that is older than the known one is ignored.
 -- Returns the record's version.
 --
 -- KEYS[1]    change counter of the bucket
@@ -9,12 +10,20 @@
 -- ARGV[7]    state, 0 = leave it
 -- ARGV[8]    1 = the text is told, 0 = leave it
 -- ARGV[9…10] text, its end (Unix ms, 0 = never)
+-- ARGV[11]   number of the wish, 0 = the newest
 local channel, bucket, account = ARGV[1], ARGV[2], ARGV[3]
 local now_ms, fence_ms, keep_ms = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local record = read_record(KEYS[2])
 local wish = record.w or {3, '', 0}
 local before = cjson.encode(wish)
+local number = tonumber(ARGV[11])
 
+if number > 0 then
+  if wish[4] and wish[4] > number then
+    return record.n
+  end
+  wish[4] = number
+end
 if ARGV[7] ~= '0' then
   if ARGV[7] == '5' and wish[1] ~= 5 then
     for _, entry in pairs(record.d) do

@@ -40,7 +40,7 @@ from chat_svc.node.waiting_lane import WaitingLane
 from chat_svc.node.watching import Watching
 from chat_svc.settings import ChatSettings
 from chat_svc.store.bundle import ROLE, ChatStore
-from chat_svc.store.commit import CommitStore
+from chat_svc.store.commit import CommitStore, commit_rules
 from chatmesh.mesh.v1.sequencer_pb2 import NextIdsRequest, NextIdsResponse
 from chatmesh.runtime.clock import Clock, SystemClock
 from chatmesh.runtime.identity import TokenVerifier
@@ -125,6 +125,7 @@ async def lay_ground(
         await stack.enter_async_context(
             Database(
                 url,
+    rules = commit_rules(settings.reach, settings.limits.max_reactions)
                 role_name=ROLE,
                 min_size=min_size,
                 max_size=settings.postgres_pool,
@@ -134,6 +135,7 @@ async def lay_ground(
         )
         for min_size, component in ((2, postgres), (1, None))
     ]
+                session_settings=rules,
     lane, waiting_lane = [
         await stack.enter_async_context(
             Lane(
@@ -141,7 +143,7 @@ async def lay_ground(
                 role_name=ROLE,
                 name=name,
                 durable=settings.postgres_durable,
-                session_settings=(("lock_timeout", f"{lock_timeout_ms}ms"),),
+                session_settings=(("lock_timeout", f"{lock_timeout_ms}ms"), *rules),
             )
         )
         for name, lock_timeout_ms in (

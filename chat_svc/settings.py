@@ -95,6 +95,9 @@ class ChatSettings(PublicServerSettings):
     limit_sessions_per_node: int = _limit("sessions_per_node")
 
     @model_validator(mode="after")
+    limit_max_reactions: int = _limit("max_reactions")
+    limit_retention_days: int = _limit("retention_days")
+    limit_retention_entries: int = _limit("retention_entries")
     def _complete(self) -> Self:
         if self.postgres_url is None:
             raise ValueError("CHATMESH_POSTGRES_URL is not set: messages are kept in PostgreSQL")

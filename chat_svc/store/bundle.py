@@ -18,6 +18,7 @@ from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.relations import RelationStore
 from chat_svc.store.timeline import TimelineStore
+from chat_svc.store.retention import RetentionStore
 
 if TYPE_CHECKING:
     from chatmesh.runtime.postgres import Database, Lane
@@ -47,6 +48,7 @@ class ChatStore:
     timeline: TimelineStore
 
     @classmethod
+    retention: RetentionStore
     def on(cls, database: Database, lane: Lane, *, edit_window_ms: int = 86_400_000) -> Self:
         """All stores; the commit on its own lane."""
         return cls(
@@ -64,3 +66,4 @@ class ChatStore:
             relations=RelationStore(database),
             timeline=TimelineStore(database),
         )
+            retention=RetentionStore(database),

@@ -13,14 +13,14 @@ Must not know: how users are named, what a body says (but for the target of an e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Any, Final
 from uuid import UUID
 
 from chatmesh import errors
-from chatmesh.errors import Refusal
+from chatmesh.runtime.faults import Fault
 from chatmesh.runtime.postgres import (
     BytesArray,
     Int2Array,
@@ -67,7 +67,8 @@ class CommitStatus(IntEnum):
     NOT_A_MEMBER = 3
     """No such conversation in the tenant, or the sender is not in it (or is disabled)."""
     NOT_REACHABLE = 4
-    """Direct: one blocks the other, or the other is disabled."""
+    """Direct: one blocks the other, the other is disabled, or they are no contacts where only
+    contacts may write to each other."""
     TARGET_UNKNOWN = 5
     """The message that is edited, deleted, answered … is not there for this sender, or erased."""
     NOT_YOURS = 6
@@ -76,11 +77,13 @@ class CommitStatus(IntEnum):
     """A mentioned account is not a member."""
     STALE = 9
     """Only of the slow commit: what was read before has changed meanwhile."""
+    TOO_MANY_REACTIONS = 10
+    """This sender has reacted to this message as often as is allowed."""
 
 
 _STATUS: Final = tuple(CommitStatus)
 
-REFUSALS: Final[dict[CommitStatus, Refusal]] = {
+REFUSALS: Final[dict[CommitStatus, Callable[[], Fault]]] = {
     CommitStatus.KEY_REUSED: errors.KEY_REUSED,
     CommitStatus.NOT_A_MEMBER: errors.NOT_A_MEMBER,
     CommitStatus.NOT_REACHABLE: errors.NOT_REACHABLE,
@@ -88,6 +91,7 @@ REFUSALS: Final[dict[CommitStatus, Refusal]] = {
     CommitStatus.NOT_YOURS: errors.NOT_YOURS,
     CommitStatus.EDIT_WINDOW_OVER: errors.EDIT_WINDOW_OVER,
     CommitStatus.MENTION_UNKNOWN: errors.INVALID_FIELD,
+    CommitStatus.TOO_MANY_REACTIONS: lambda: errors.LIMIT_EXCEEDED(limit="max_reactions"),
 }
 """What each refusal is called towards clients."""
 
@@ -150,6 +154,16 @@ class CommitOutcome:
     sender_timeline_seq: int
     recipients: list[Recipient]
     """ACCEPTED: every current member, the sender included, by account. Else empty."""
+
+
+def commit_rules(reach: str, max_reactions: int) -> tuple[tuple[str, str], ...]:
+    """Settings that every connection with commits on it needs (`migrations/pre/0031-reach.sql`).
+
+    Args:
+        reach: `contacts`: only accepted contacts may write to each other; else anybody.
+        max_reactions: of one account to one message.
+    """
+    return (("chatmesh.reach", reach), ("chatmesh.max_reactions", str(max_reactions)))
 
 
 _COMMIT: Final = """

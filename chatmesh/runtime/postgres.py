@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -78,14 +78,17 @@ class Database:
         readiness: Component | None = None,
         durable: bool = True,
         prepare_threshold: int | None = 5,
+        session_settings: Sequence[tuple[str, str]] = (),
     ) -> None:
         """`role_name` is taken by SET ROLE on each connection; empty: the login's own role.
+        `session_settings` hold on each connection.
 
         `prepare_threshold` None switches prepared statements off (PgBouncer before 1.21).
         """
         self._url = url
         self._role = role_name
         self._durable = durable
+        self._settings = tuple(session_settings)
         self._readiness = readiness
         self._refused: str | None = None
         self._probe_task: asyncio.Task[None] | None = None
@@ -149,6 +152,8 @@ class Database:
     async def _configure(self, connection: AsyncConnection[Any]) -> None:
         try:
             await set_up(connection, self._role, self._durable)
+            for setting, value in self._settings:
+                await connection.execute("select set_config(%s, %s, false)", (setting, value))
         except StoreRefused as error:
             self._refused = str(error)
             raise psycopg.OperationalError(str(error)) from None

@@ -170,20 +170,16 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     lifecycle.background("farewell", sides.farewell.run)
     partitions = KeyPartitions(ground.store.nodes.roll_key_partitions, ground.clock)
     lifecycle.background("key partitions", partitions.run)
+    retention = Retention(ground.store.retention, ground.limits, ground.clock)
+    lifecycle.background("retention", retention.run)
+    lifecycle.background("expiry", retention.run_expiry)
     lifecycle.background("reaper", sides.reaper.run)
     lifecycle.background("comparison", sides.comparison.run)
     lifecycle.background("neighbours", sides.neighbours.run)
     lifecycle.background("sweep", node.sweep)
-    retention = Retention(ground.store.retention, ground.limits, ground.clock)
-    lifecycle.background("retention", retention.run)
-    lifecycle.background("expiry", retention.run_expiry)
     for number in range(1, ground.settings.fill_readers + 1):
         lifecycle.background(f"fill {number}", sides.fill.run)
     # A new connection may lead to a database that was rewound: compare what was sent.
-    lifecycle.background("standing", sides.standing.run)
-    lifecycle.background("audit", sides.audit.run)
-    lifecycle.background("refused tokens", sides.audit.run_refused)
-    lifecycle.background("audit retention", sides.audit.run_trim)
     when_back(lifecycle.readiness, ground.postgres, sides.comparison.all_soon)
 
 

@@ -121,21 +121,21 @@ async def lay_ground(
     """Stores and peers; nothing has to be there yet."""
     postgres = lifecycle.readiness.require("postgresql")
     url = settings.postgres_url.get_secret_value() if settings.postgres_url else ""
+    rules = commit_rules(settings.reach, settings.limits.max_reactions)
     database, call_database = [
         await stack.enter_async_context(
             Database(
                 url,
-    rules = commit_rules(settings.reach, settings.limits.max_reactions)
                 role_name=ROLE,
                 min_size=min_size,
                 max_size=settings.postgres_pool,
                 readiness=component,
                 durable=settings.postgres_durable,
+                session_settings=rules,
             )
         )
         for min_size, component in ((2, postgres), (1, None))
     ]
-                session_settings=rules,
     lane, waiting_lane = [
         await stack.enter_async_context(
             Lane(

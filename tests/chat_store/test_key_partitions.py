@@ -39,7 +39,8 @@ async def test_partitions_reach_from_31_days_ago_to_8_ahead(world: World) -> Non
         )
         await connection.execute(
             sql.SQL(
-                "CREATE TABLE chat.{} PARTITION OF chat.idempotency_key FOR VALUES FROM ({}) TO ({})"
+                "CREATE TABLE chat.{} PARTITION OF chat.idempotency_key"
+                " FOR VALUES FROM ({}) TO ({})"
             ).format(sql.Identifier(f"idempotency_key_{today - 32}"), str(low), str(high))
         )
     assert (await days(world))[0] == list(range(-32, 8))

@@ -25,7 +25,6 @@ _ORDER = (
     "decode_id",
     "bench",
     "drill",
-    "drill",
     "check_history",
     "doctor",
     "config",

@@ -181,14 +181,15 @@ def all_converged(index: Index) -> Iterator[Finding]:
 # -- I3, I4: agreement ----------------------------------------------------------------------------
 
 
-def _identity(op: Operation) -> tuple[int, int, int, str, str, str]:
+def _identity(index: Index, op: Operation) -> tuple[int, int, int, str, str, str]:
+    changed = _place(op) in index.changed
     return (
         op.conversation_id,
         op.conversation_seq,
         op.message_id,
         op.sender,
-        op.content,
-        op.digest,
+        "" if changed else op.content,
+        "" if changed else op.digest,
     )
 
 
@@ -199,7 +200,7 @@ def devices_agree(index: Index) -> Iterator[Finding]:
         last_of_conversation: dict[int, Operation] = {}
         for op in device.received:
             first = at_position.setdefault((op.user, op.timeline_seq), op)
-            if _identity(first) != _identity(op):
+            if _identity(index, first) != _identity(index, op):
                 yield _finding(
                     f"position {op.timeline_seq} of {op.user} is one thing on {first.device}, "
                     f"another on {op.device}",
@@ -224,7 +225,7 @@ def _places_agree(index: Index) -> Iterator[Finding]:
     for (conversation, seq), operations in index.by_place.items():
         first = operations[0]
         for op in operations[1:]:
-            if _identity(first) != _identity(op):
+            if _identity(index, first) != _identity(index, op):
                 yield _finding(
                     f"place {seq} of conversation {conversation} is one thing for {first.user}, "
                     f"another for {op.user}",

@@ -56,6 +56,9 @@ class Index:
         """Everything received, by place in its conversation."""
         self.by_digest: dict[tuple[str, str], list[Operation]] = defaultdict(list)
         """Everything received, by (sender, digest)."""
+        self.changed: set[Place] = set()
+        """Places that an edit or a delete changed, and edits: a device that reads them later gets
+        other content than one that was live."""
         self._intervals: dict[int, list[Operation]] = defaultdict(list)
         self._seen_users: dict[int, set[str]] = defaultdict(set)
         for operation in operations:
@@ -96,6 +99,9 @@ class Index:
             story.stored.setdefault(op.timeline_seq, op)
             self.by_place[op.conversation_id, op.conversation_seq].append(op)
             self._seen_users[op.conversation_id].add(op.user)
+            if op.target_seq:
+                self.changed.add((op.conversation_id, op.target_seq))
+                self.changed.add((op.conversation_id, op.conversation_seq))
             if op.sender and op.digest and not op.content.startswith("server."):
                 self.by_digest[op.sender, op.digest].append(op)
         elif op.kind == "snapshot":

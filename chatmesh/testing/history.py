@@ -54,10 +54,12 @@ class Operation:
     until_seq: int = 0
     message_no: int = 0
     message_id: int = 0
+    target_seq: int = 0
+    """conversation_seq of the message that a received edit or delete changes."""
     timeline_seq: int = 0
     sender: str = ""
     content: str = ""
-    """text, edit, delete, …; server events (membership, …) start with `server.`."""
+    """text; what is no text of its own (edits, membership, …) starts with `server.`; `erased`."""
     digest: str = ""
     users: tuple[str, ...] = ()
     where: str = field(default="", compare=False)

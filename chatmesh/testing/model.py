@@ -1,10 +1,11 @@
 """What the mesh should do, in the smallest form that is still right. Pure, in memory, obvious.
 
 Random tests run the same steps on the real mesh and here, and compare: every user's timeline,
-every conversation's order, how it reads now. Nothing is fast, lost, retried or concurrent here.
+every conversation's order, how it reads now, what is unread. Nothing is fast, lost, retried or
+concurrent here.
 
-Rules taken from docs/positions.md and docs/promises.md; who may do what from the contract. No
-limits, no clocks, no push.
+Rules taken from docs/positions.md, docs/unread.md and docs/promises.md; who may do what from the
+contract. No limits, no clocks, no push.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Said:
     message_no: int
     sender: str
     kind: str
-    """text, edit, delete, reaction, added, removed, left, role."""
+    """text, edit, delete, reaction, created, added, removed, left."""
     body: str
     target_seq: int = 0
 
@@ -45,6 +46,29 @@ class Chat:
     owner: str
     events: list[Said] = field(default_factory=list)
     message_count: int = 0
+    stays: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Per user: (first, last) conversation_seq of each stay; last 0 = still a member."""
+    read: dict[str, int] = field(default_factory=dict)
+    """Read marks, as message_no."""
+
+    def may_read(self, user: str, conversation_seq: int) -> bool:
+        """Whether a user was a member there."""
+        return any(
+            first <= conversation_seq and (last == 0 or conversation_seq <= last)
+            for first, last in self.stays.get(user, ())
+        )
+
+    def enter(self, user: str) -> None:
+        """A member from the next event on; what was said before is not unread."""
+        self.members.add(user)
+        self.stays.setdefault(user, []).append((len(self.events) + 1, 0))
+        self.read[user] = max(self.read.get(user, 0), self.message_count)
+
+    def leave(self, user: str) -> None:
+        """The newest event was the last they get."""
+        self.members.discard(user)
+        first, _ = self.stays[user][-1]
+        self.stays[user][-1] = (first, len(self.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +98,26 @@ class Model:
         for chat in self.chats:
             if chat.direct and chat.members == members:
                 return chat
-        return self._chat(Chat(len(self.chats), True, members, one))
+        return self._chat(Chat(len(self.chats), True, set(), one), members)
 
     def group(self, owner: str, members: Iterable[str]) -> Chat:
-        """A new group; its first event says who came."""
+        """A new group; its first events say so, and who came."""
         wanted = set(members)
-        if any((member, owner) in self.blocks for member in wanted):
+        if any(self._is_blocked(member, owner) for member in wanted):
             raise Refused("NOT_REACHABLE")
-        chat = self._chat(Chat(len(self.chats), False, {owner, *wanted}, owner))
-        self._append(chat, owner, "added", ",".join(sorted(wanted)))
+        chat = self._chat(Chat(len(self.chats), False, set(), owner), {owner, *wanted})
+        self._append(chat, owner, "created", "")
+        self._append(chat, owner, "added", ",".join(sorted(chat.members)))
         return chat
 
-    def _chat(self, chat: Chat) -> Chat:
+    def _chat(self, chat: Chat, members: set[str]) -> Chat:
         self.chats.append(chat)
+        for member in members:
+            chat.enter(member)
         return chat
+
+    def _is_blocked(self, one: str, other: str) -> bool:
+        return bool({(one, other), (other, one)} & self.blocks)
 
     # -- saying ------------------------------------------------------------------------------------
 
@@ -105,9 +135,7 @@ class Model:
             return known[1]
         if sender not in chat.members:
             raise Refused("NOT_A_MEMBER")
-        if chat.direct and any(
-            pair in self.blocks for one in chat.members for pair in ((one, sender), (sender, one))
-        ):
+        if chat.direct and any(self._is_blocked(one, sender) for one in chat.members):
             raise Refused("NOT_REACHABLE")
         if target:
             self._check_target(sender, chat, kind, target)
@@ -116,9 +144,12 @@ class Model:
         return said
 
     def _check_target(self, sender: str, chat: Chat, kind: str, target: int) -> None:
-        if not 1 <= target <= len(chat.events) or chat.events[target - 1].kind != "text":
+        readings = {reading.conversation_seq: reading for reading in self.reads_now(chat)}
+        reading = readings.get(target)
+        if reading is None or reading.body is None or not chat.may_read(sender, target):
             raise Refused("TARGET_UNKNOWN")
-        if kind in ("edit", "delete") and chat.events[target - 1].sender != sender:
+        leads = kind == "delete" and sender == chat.owner and not chat.direct
+        if kind in ("edit", "delete") and reading.sender != sender and not leads:
             raise Refused("NOT_YOURS")
 
     def _append(self, chat: Chat, sender: str, kind: str, body: str, target: int = 0) -> Said:
@@ -142,11 +173,11 @@ class Model:
     def add(self, by: str, chat: Chat, user: str) -> Said | None:
         """Add a user to a group; None: was in it."""
         self._check_admin(by, chat)
-        if (user, by) in self.blocks:
-            raise Refused("NOT_REACHABLE")
         if user in chat.members:
             return None
-        chat.members.add(user)
+        if self._is_blocked(user, by):
+            raise Refused("NOT_REACHABLE")
+        chat.enter(user)
         return self._append(chat, by, "added", user)
 
     def remove(self, by: str, chat: Chat, user: str) -> Said | None:
@@ -160,7 +191,7 @@ class Model:
         if user == chat.owner and len(chat.members) > 1:
             raise Refused("LAST_OWNER")
         said = self._append(chat, by, "left" if by == user else "removed", user)
-        chat.members.discard(user)
+        chat.leave(user)
         return said
 
     def _check_admin(self, by: str, chat: Chat) -> None:
@@ -176,6 +207,26 @@ class Model:
     def unblock(self, user: str, other: str) -> None:
         """No longer."""
         self.blocks.discard((user, other))
+
+    # -- reading marks -----------------------------------------------------------------------------
+
+    def mark_read(self, user: str, chat: Chat, message_no: int) -> None:
+        """Marks only rise, and end at the newest message."""
+        chat.read[user] = max(chat.read.get(user, 0), min(message_no, chat.message_count))
+
+    def unread(self, user: str, chat: Chat) -> int:
+        """Messages of others after the read mark, but deleted ones and those of whom one blocks."""
+        if user not in chat.members:
+            return 0
+        numbers = {said.conversation_seq: said.message_no for said in chat.events}
+        return sum(
+            reading.sender != user
+            and reading.body is not None
+            and chat.may_read(user, reading.conversation_seq)
+            and (user, reading.sender) not in self.blocks
+            and numbers[reading.conversation_seq] > chat.read.get(user, 0)
+            for reading in self.reads_now(chat)
+        )
 
     # -- reading -----------------------------------------------------------------------------------
 

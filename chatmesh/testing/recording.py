@@ -8,10 +8,34 @@ from __future__ import annotations
 
 import asyncio
 
-from chatmesh.client import ChatmeshError, Client, ClientClosed, Entry, Message, Sent, Text
+from chatmesh.client import (
+    ChatmeshError,
+    Client,
+    ClientClosed,
+    Content,
+    Delete,
+    Edit,
+    Entry,
+    Message,
+    Sent,
+    Text,
+)
 from chatmesh.client._keys import uuid7
 from chatmesh.runtime.clock import SystemClock
 from chatmesh.testing.history import Recorder, digest_of
+
+
+def _kind_of(content: Content | None) -> str:
+    """As the contract names it."""
+    if content is None:
+        return "erased"
+    if isinstance(content, Text):
+        return "text"
+    return "server." + type(content).__name__.lower().removesuffix("change")
+
+
+def _target_of(content: Content | None) -> int:
+    return content.target_conversation_seq if isinstance(content, Edit | Delete) else 0
 
 
 class RecordingDevice:
@@ -40,7 +64,6 @@ class RecordingDevice:
 
     def _store(self, entry: Entry) -> None:
         event = entry.event
-        kind = type(event.content).__name__.lower() if event.content is not None else "erased"
         text = event.text
         self._record(
             "received",
@@ -51,7 +74,8 @@ class RecordingDevice:
             message_id=event.message_id,
             sender=event.sender,
             key=event.key.hex(),
-            content=kind if text is not None else f"server.{kind}",
+            content=_kind_of(event.content),
+            target_seq=_target_of(event.content),
             digest=digest_of(text) if text is not None else "",
         )
         self.stored = entry.timeline_seq

@@ -21,6 +21,8 @@ from chatmesh.testing import Recorder
 from chatmesh.testing.history import digest_of
 from chatmesh.testing.recording import RecordingDevice
 
+CHANGES = ("edit", "delete")
+
 
 def say(position: int) -> None:
     print(json.dumps({"stored": position}), flush=True)
@@ -102,7 +104,9 @@ class RawDevice:
 
     def _store(self, entry: Any) -> None:
         event = entry.event
-        is_text = event.content.HasField("text")
+        kind = event.content.WhichOneof("kind")
+        is_text = kind == "text"
+        target = getattr(event.content, kind).target_conversation_seq if kind in CHANGES else 0
         self._record(
             "received",
             timeline_seq=entry.timeline_seq,
@@ -112,7 +116,8 @@ class RawDevice:
             message_id=event.message_id,
             sender=event.sender_user_id,
             key=event.idempotency_key.hex(),
-            content="text" if is_text else "server.other",
+            content="text" if is_text else f"server.{kind}" if kind else "erased",
+            target_seq=target,
             digest=digest_of(event.content.text.body) if is_text else "",
         )
         self._cursor = entry.timeline_seq, event.message_id

@@ -38,6 +38,7 @@ def test_members_see_what_was_said_while_they_were_in() -> None:
     model.remove("alice", chat, "bob")
     model.send("carol", chat, "3", "after")
     assert [said.body for said in model.timelines["carol"]] == ["carol", "between", "bob", "after"]
+    assert chat.stays == {"alice": [(1, 0)], "bob": [(1, 6)], "carol": [(4, 0)]}
     assert [said.kind for said in model.timelines["bob"]][-1] == "removed"
     with refused("NOT_A_MEMBER"):
         model.send("bob", chat, "4", "gone")
@@ -71,3 +72,20 @@ def test_how_it_reads_now() -> None:
     first, second = model.reads_now(chat)
     assert (first.body, first.reactions) == ("hello", frozenset({("bob", "+")}))
     assert second.body is None
+
+
+def test_what_is_unread() -> None:
+    model = Model()
+    chat = model.group("alice", ["bob"])
+    for number in range(3):
+        model.send("alice", chat, f"{number}", "hi")
+    model.send("alice", chat, "d", "", kind="delete", target=3)
+    model.add("alice", chat, "carol")
+    model.send("bob", chat, "b", "ho")
+    assert [model.unread(user, chat) for user in ("alice", "bob", "carol")] == [1, 2, 1]
+    model.mark_read("bob", chat, 2)
+    model.mark_read("bob", chat, 1)
+    assert model.unread("bob", chat) == 1
+    model.block("carol", "bob")
+    model.remove("bob", chat, "bob")
+    assert [model.unread(user, chat) for user in ("bob", "carol")] == [0, 0]

@@ -58,6 +58,32 @@ def test_json_is_one_line_with_every_message_accounted_for(
     assert "delivered_per_s" in compared.stdout
 
 
+def test_a_profile_tells_batches_and_a_page_shows_the_run(
+    running_mesh: RunningMesh, tmp_path: Path
+) -> None:
+    page = tmp_path / "run.html"
+    done = bench(
+        *on(running_mesh),
+        "--pairs",
+        "2",
+        "--window",
+        "4",
+        "--profile",
+        "--html",
+        str(page),
+        "--json",
+    )
+    assert done.returncode == 0, done.stderr
+    profile = json.loads(done.stdout)["profile"]
+    assert {one["path"] for one in profile["batches"]} >= {"commit", "sync.gather"}
+    text = page.read_text(encoding="utf-8")
+    assert "messages delivered" in text
+    assert "handled at once" in text
+    nowhere = bench(*on(running_mesh), "--html", str(tmp_path / "no" / "run.html"))
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    assert "--html: there is no folder" in nowhere.stderr
+
+
 def test_what_the_mesh_does_not_allow_is_refused_before_the_first_message(
     running_mesh: RunningMesh,
 ) -> None:

@@ -59,6 +59,17 @@ SaveOption = Annotated[
     typer.Option(metavar="FILE", help="Write the run, with machine and versions."),
 ]
 
+ProfileOption = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Also show where sampled messages spent their time, hop by hop, and batch sizes.",
+    ),
+]
+HtmlOption = Annotated[
+    pathlib.Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
+]
+
 
 def register(bench: typer.Typer) -> None:
     """Adds the subcommand."""
@@ -76,8 +87,10 @@ def messages(
     data: DataOption = None,
     processes: ProcessesOption = 1,
     ack_ms: AckOption = 100,
+    profile: ProfileOption = False,
     as_json: JsonOption = False,
     save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Deliver messages from pairs of devices; receivers check every one.
 
@@ -108,12 +121,17 @@ def messages(
             )
     except ImpossibleLoad as error:
         raise CommandError(str(error), exit_code=2) from None
-    if save is not None and not save.parent.is_dir():
-        raise CommandError(f"--save: there is no folder {save.parent}", exit_code=2)
-    outcome, nodes = _run(load, data, chat_nodes or DEFAULT_CHAT_NODES, Console(stderr=True))
+    for option, file in (("--save", save), ("--html", html)):
+        if file is not None and not file.parent.is_dir():
+            raise CommandError(f"{option}: there is no folder {file.parent}", exit_code=2)
+    outcome, nodes = _run(
+        load, data, chat_nodes or DEFAULT_CHAT_NODES, Console(stderr=True), profile=profile
+    )
     report.show(Console(stderr=as_json), outcome)
     if save is not None:
         saved.save(save, outcome, nodes)
+    if html is not None:
+        report.save_page(html, outcome)
     if as_json:
         typer.echo(json.dumps(outcome.to_json()))
     if not outcome.passed:
@@ -121,7 +139,7 @@ def messages(
 
 
 def _run(
-    load: "Load", data: pathlib.Path | None, chat_nodes: int, console: "Console"
+    load: "Load", data: pathlib.Path | None, chat_nodes: int, console: "Console", *, profile: bool
 ) -> tuple["Outcome", int]:
     """The outcome, and how many chat nodes the mesh has."""
     import asyncio
@@ -139,7 +157,7 @@ def _run(
     with measured_mesh(data, chat_nodes, progress) as measured:
         try:
             with report.progress_bar(console) as bar:
-                outcome = asyncio.run(run.run(measured.mesh, load, bar))
+                outcome = asyncio.run(run.run(measured.mesh, load, bar, profile=profile))
         except ImpossibleLoad as error:
             raise CommandError(str(error), exit_code=2) from None
         except (run.RunFailed, MeshDied, OSError, psycopg.Error, redis.RedisError) as error:

@@ -6,9 +6,10 @@ Rules: pure. A run passes only when nothing was lost, doubled or out of order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from chatmesh.cli.bench.hops import Hop, Sizes
 from chatmesh.cli.bench.latency import Histogram
 from chatmesh.cli.bench.plan import Load
 
@@ -53,6 +54,9 @@ class Outcome:
     wal_bytes: int
     wal_fsyncs: int | None
     settings: Mapping[str, Any]
+    hops: Sequence[Hop] = ()
+    sizes: Sequence[Sizes] = ()
+    """Where the time went, and what was handled at once; only of a run that was asked for it."""
 
     @property
     def passed(self) -> bool:
@@ -66,7 +70,7 @@ class Outcome:
         """The last line of `bench messages --json`."""
         totals = self.totals
         written = max(1, totals.delivered_in_all - self.load.pairs)
-        return {
+        result = {
             "delivered": totals.delivered,
             "delivered_per_s": round(totals.delivered / self.load.seconds, 1),
             "lost": totals.lost,
@@ -79,6 +83,12 @@ class Outcome:
             "wal_bytes_per_message": round(self.wal_bytes / written),
             "settings": {**self.settings, "wal_fsyncs": self.wal_fsyncs},
         }
+        if self.hops or self.sizes:
+            result["profile"] = {
+                "hops": [asdict(hop) for hop in self.hops],
+                "batches": [asdict(size) for size in self.sizes],
+            }
+        return result
 
     def _cpu_per_1000(self) -> dict[str, float | None]:
         thousands = self.totals.delivered / 1000

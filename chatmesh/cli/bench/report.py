@@ -5,17 +5,22 @@ Rules: draws, computes nothing; the figures are those of `Outcome.to_json`.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.terminal_theme import MONOKAI
 
 from chatmesh.cli.bench.outcome import Outcome
 from chatmesh.cli.bench.run import Progress as Report
 
+PAGE_COLUMNS: Final = 132
+WAY_BAR: Final = 30
 MEMORY_AND_CPU_COLUMNS = ("", "CPU ms per message", "memory MiB")
 
 
@@ -68,6 +73,8 @@ def show(console: Console, outcome: Outcome) -> None:
         f"PostgreSQL: {result['pg_bytes_per_message']:,} bytes and "
         f"{result['wal_bytes_per_message']:,} bytes of WAL per message"
     )
+    if outcome.hops or outcome.sizes:
+        console.print(_way(outcome))
     for name, settings in result["settings"].items():
         console.print(f"[dim]{name}: {_flat(settings)}[/dim]", highlight=False)
 
@@ -90,6 +97,32 @@ def _cost(result: Mapping[str, Any]) -> Table:
             f"{memory[name]:,.0f}" if name in memory else "",
         )
     return table
+
+
+def _way(outcome: Outcome) -> Group:
+    way = Table(
+        "hop", "service", "step p50 µs", "p99 µs", "own p50 µs", "", box=None, pad_edge=False
+    )
+    longest = max((hop.step_p50_us for hop in outcome.hops), default=0) or 1
+    for hop in outcome.hops:
+        bar = "█" * round(hop.step_p50_us / longest * WAY_BAR)
+        figures = (hop.step_p50_us, hop.step_p99_us, hop.own_p50_us)
+        way.add_row(hop.name, hop.service, *(f"{value:,.0f}" for value in figures), bar)
+    batches = Table("handled at once", "service", "mean", "times", box=None, pad_edge=False)
+    for size in outcome.sizes:
+        batches.add_row(size.path, size.service, f"{size.mean:,.1f}", f"{size.batches:,}")
+    sampled = max((hop.messages for hop in outcome.hops), default=0)
+    return Group(
+        f"\nthe way of {sampled:,} sampled messages; a step begins where the one before ended", way,
+        "", batches,
+    )  # fmt: skip
+
+
+def save_page(path: Path, outcome: Outcome) -> None:
+    """The same as a page of its own, for people who were not there. Raises OSError."""
+    page = Console(record=True, file=io.StringIO(), width=PAGE_COLUMNS, force_terminal=True)
+    show(page, outcome)
+    page.save_html(str(path), theme=MONOKAI)
 
 
 def _flat(settings: Any) -> str:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from chatmesh.cli.bench import readback
+from chatmesh.cli.bench import hops, readback
 from chatmesh.cli.bench.latency import Histogram
 from chatmesh.cli.bench.load import MAX_LINE_BYTES
 from chatmesh.cli.bench.outcome import Outcome, Totals
@@ -33,6 +33,8 @@ LEAD_SECONDS: Final = 0.3
 """From the word "go" to the first message: every load process must have heard it."""
 WATCH_SECONDS: Final = 0.5
 LAST_WORDS_SECONDS: Final = 3
+EXPORT_SECONDS: Final = 2.5
+"""Processes of the embedded mesh export their spans every second."""
 LOAD_MODULE: Final = "chatmesh.cli.bench.load"
 
 
@@ -97,8 +99,10 @@ class LoadProcess:
         await self._process.wait()
 
 
-async def run(mesh: RunningMesh, load: Load, progress: Progress) -> Outcome:
-    """Run a load.
+async def run(
+    mesh: RunningMesh, load: Load, progress: Progress, *, profile: bool = False
+) -> Outcome:
+    """Run a load; with `profile` also say where its messages spent their time.
 
     Raises ImpossibleLoad when the mesh's limits forbid it, RunFailed, MeshDied, and what the stores
     raise when they are away.
@@ -114,7 +118,7 @@ async def run(mesh: RunningMesh, load: Load, progress: Progress) -> Outcome:
     async with _loaders(load, run_number, pairs) as loaders, _watched(processes, loaders):
         progress("connecting", 0, 0)
         ready = await _all(loader.until("ready") for loader in loaders)
-        outcome = await _measure(mesh, load, processes, loaders, progress)
+        outcome = await _measure(mesh, load, processes, loaders, progress, profile=profile)
     settings["limits"] = ready[0]["limits"]
     return dataclasses.replace(outcome, settings=settings)
 
@@ -125,6 +129,8 @@ async def _measure(
     processes: MeshProcesses,
     loaders: Sequence[LoadProcess],
     progress: Progress,
+    *,
+    profile: bool,
 ) -> Outcome:
     ours = [os.getpid(), *(loader.pid for loader in loaders)]
     before = await asyncio.to_thread(readback.written, mesh.owner_url())
@@ -137,10 +143,13 @@ async def _measure(
     ends = asyncio.ensure_future(_all(loader.until("done") for loader in loaders))
     try:
         await _sleep_until(measure_ns, start_ns, "warming up", ends, loaders, progress)
+        looking = Profile(mesh) if profile else None
         used, used_by_us = processes.sample(), cpu_of(ours)
         await _sleep_until(end_ns, measure_ns, "measuring", ends, loaders, progress)
         cpu, client_cpu = processes.sample().since(used), cpu_of(ours) - used_by_us
         memory = {**processes.memory_mib(), "client": memory_of(ours)}
+        if looking is not None:
+            looking.end()
         progress("waiting for the last messages", 1, sum(one.delivered for one in loaders))
         done = await ends
     finally:
@@ -149,6 +158,7 @@ async def _measure(
     for loader in loaders:
         await loader.leave()
     processes.check()
+    profiled = ([], []) if looking is None else await looking.result()
     histogram = Histogram()
     for one in done:
         histogram.merge(Histogram.from_json(one["histogram"]))
@@ -164,7 +174,31 @@ async def _measure(
         wal_fsyncs=None if None in (after.wal_fsyncs, before.wal_fsyncs)
         else (after.wal_fsyncs or 0) - (before.wal_fsyncs or 0),
         settings={},
+        hops=profiled[0],
+        sizes=profiled[1],
     )  # fmt: skip
+
+
+class Profile:
+    """Batches and hops between the moment this is made and `end`."""
+
+    def __init__(self, mesh: RunningMesh) -> None:
+        self._mesh = mesh
+        self._since_ns = self._until_ns = time.time_ns()
+        self._before = self._after = hops.batch_counters(mesh.processes)
+
+    def end(self) -> None:
+        """The measured time is over."""
+        self._until_ns = time.time_ns()
+        self._after = hops.batch_counters(self._mesh.processes)
+
+    async def result(self) -> tuple[list[hops.Hop], list[hops.Sizes]]:
+        """Hops and batches, once the last spans have been exported."""
+        await asyncio.sleep(EXPORT_SECONDS)
+        found = await asyncio.to_thread(
+            hops.hops, self._mesh.folder.spans_file, self._since_ns, self._until_ns
+        )
+        return found, hops.sizes(self._before, self._after)
 
 
 def _pairs(mesh: RunningMesh, load: Load) -> list[PairPlan]:

@@ -158,6 +158,7 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     lifecycle.background("presence wishes", sides.presence.run_wishes)
     lifecycle.background("presence watch stream", sides.watching.stream.run)
     lifecycle.background("watching", sides.watching.run)
+    lifecycle.background("presence shown", sides.showing.run)
     lifecycle.background("commit", path.committer.run)
     lifecycle.background("waiting lane", path.waiting.run)
     lifecycle.background("outbox resend", path.outbox.resend)

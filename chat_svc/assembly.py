@@ -34,6 +34,7 @@ from chat_svc.node.push import PushLink
 from chat_svc.node.receipts import Receipts
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
+from chat_svc.node.showing import Showing
 from chat_svc.node.signals import Signals
 from chat_svc.node.tasks import Tasks
 from chat_svc.node.waiting_lane import WaitingLane
@@ -104,6 +105,7 @@ class Sides:
     farewell: Farewell
     reaper: Reaper
     presence: PresenceLink
+    showing: Showing
     watching: Watching
     signals: Signals
     receipts: Receipts
@@ -252,7 +254,20 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         lambda: presence.is_certain and path.outbox.stream.is_open,
     )
     presence.on_certain = comparison.all_soon
-    watching = Watching(links.watch, ground.address, store.accounts, path.resolver, sessions, clock)
+    showing = Showing(clock, counters, ground.limits.presence_per_second)
+    watching = Watching(
+        links.watch,
+        ground.address,
+        store.presence,
+        store.accounts,
+        store.conversations,
+        path.resolver,
+        sessions,
+        showing,
+        clock,
+        counters,
+        ground.limits.watched_contacts,
+    )
     path.resolver.on_new_contacts = watching.refresh
     comparison.on_compared = watching.refresh  # contacts that changed on other nodes
     delivery = Delivery(
@@ -268,6 +283,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
             store.nodes, store.outbox, path.outbox, push, ground.address, path.lease, clock
         ),
         presence=presence,
+        showing=showing,
         watching=watching,
         signals=signals,
         receipts=Receipts(

@@ -17,6 +17,8 @@ from chatmesh.v1.types_pb2 import PresenceState
 MAX_NAME_BYTES: Final = 64
 MAX_CAPABILITIES: Final = 16
 MAX_STATUS_CODE_POINTS: Final = 140
+MAX_USER_ID_CHARACTERS: Final = 128
+"""A longer name is nobody's."""
 MAX_ANSWERED_BATCH: Final = 1_000
 """A batch above the limit is refused message by message up to here; beyond, the session ends."""
 SLIM_ECHO: Final = "slim_echo"
@@ -112,12 +114,15 @@ def check_presence(wish: SetPresence) -> effects.PresenceWish:
     return effects.PresenceWish(state, text, max(wish.status_until_ms, 0))
 
 
-def check_watch(watch: Watch, limits: Limits) -> effects.WatchChanged:
-    """Interest in others' presence.
+def check_watch(watch: Watch, watched: set[str], limits: Limits) -> set[str]:
+    """Interest in others' presence: the users named by the session, after this frame.
 
     Raises:
-        Fault: LIMIT_EXCEEDED.
+        Fault: LIMIT_EXCEEDED: one frame, or all that are watched now.
     """
-    if len(watch.user_ids) > limits.max_watched_users:
-        raise errors.LIMIT_EXCEEDED(limit="max_watched_users", value=limits.max_watched_users)
-    return effects.WatchChanged(watch)
+    most = limits.max_watched_users
+    named = {user for user in watch.user_ids if len(user) <= MAX_USER_ID_CHARACTERS}
+    after = watched - named if watch.remove else watched | named
+    if len(watch.user_ids) > most or len(after) > most:
+        raise errors.LIMIT_EXCEEDED(limit="max_watched_users", value=most, wanted=len(after))
+    return after

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from chat_svc.core.content import Checked
 from chat_svc.core.window import AckResult
-from chatmesh.v1 import session_pb2
 
 
 @dataclass(slots=True)
@@ -110,9 +109,11 @@ class ActivityChanged:
 
 @dataclass(slots=True)
 class WatchChanged:
-    """Users watched beside the contacts. The message is the client's, lengths checked."""
+    """What the session watches beside the contacts, as a whole."""
 
-    watch: session_pb2.Watch
+    users: frozenset[str]
+    open_conversation: int
+    """Its members are watched; 0 = none."""
 
 
 @dataclass(slots=True)

@@ -126,6 +126,11 @@ class OutgoingFrames:
         """Results that have not left."""
         return len(self._results)
 
+    @property
+    def waiting_presence(self) -> int:
+        """Presences that have not left; past MAX_KEYED_PIECES the oldest are dropped."""
+        return len(self._keyed.get(PRESENCE, ()))
+
     def set_welcome(self, message: bytes) -> None:
         """The serialised Welcome, to leave first and alone."""
         self._welcome = framed(WELCOME, message)

@@ -85,7 +85,11 @@ class SessionMachine:
         self.ending: Ending | None = None
         self.token_expires_at_ms = 0
         self.active = True
-        """Whether the application is in the foreground, as far as it said."""
+        """Whether its user is at the device: the application is in the foreground, as far as it
+        said, and a frame of the user's doing came lately."""
+        self._foreground = True
+        self._stirred_at = now
+        self._watched: set[str] = set()
         self.account = AccountState()
         self._account_stale = False
         self._half_closed = False
@@ -107,10 +111,15 @@ class SessionMachine:
             wait = self._bucket.wait_seconds(now)
             self.close(Closed.REASON_RATE_LIMITED, errors.RATE_LIMITED(retry_after_seconds=wait))
             return
+        kind = frame.WhichOneof("kind")
         try:
-            self._take(frame, frame.WhichOneof("kind"), now)
+            self._take(frame, kind, now)
         except Fault as fault:
             self._break_rule(fault)
+        if kind not in _OF_ITSELF:
+            self._stirred_at = now
+            if self.active is not self._foreground:
+                self._set_active(self._foreground)
 
     def undecodable(self, fault: Fault) -> None:
         """Bytes came that are no frame."""
@@ -185,13 +194,19 @@ class SessionMachine:
 
     def _on_app_state(self, frame: ClientFrame) -> None:
         state = frame.app_state.state
-        active = state == AppState.STATE_FOREGROUND
-        if state != AppState.STATE_UNSPECIFIED and active != self.active:
+        if state in (AppState.STATE_FOREGROUND, AppState.STATE_BACKGROUND):
+            self._foreground = state == AppState.STATE_FOREGROUND
+
+    def _set_active(self, active: bool) -> None:
+        if active != self.active and self.state is State.LIVE:
             self.active = active
             self.effects.append(effects.ActivityChanged(active))
 
     def _on_watch(self, frame: ClientFrame) -> None:
-        self.effects.append(check_watch(frame.watch, self._limits))
+        self._watched = check_watch(frame.watch, self._watched, self._limits)
+        self.effects.append(
+            effects.WatchChanged(frozenset(self._watched), frame.watch.open_conversation_id)
+        )
 
     def _on_renew_token(self, frame: ClientFrame) -> None:
         self.effects.append(effects.VerifyToken(frame.renew_token.token))
@@ -317,6 +332,8 @@ class SessionMachine:
                 self.close(Closed.REASON_IDLE)
             elif not self.downlink.tick(now):
                 self.close(Closed.REASON_TOO_SLOW)
+            elif now - self._stirred_at > self._limits.away_seconds:
+                self._set_active(False)
 
     def take_frame(self) -> bytes:
         """The next frame to write; empty when nothing waits. After ``closed`` comes nothing."""
@@ -346,6 +363,9 @@ class SessionMachine:
         )
         self.put(PONG, b"", piece(PONG, pong.SerializeToString()))
 
+
+_OF_ITSELF: Final = ("ping", "ack", "renew_token")
+"""Frames that an application sends though its user does nothing."""
 
 _ENDED: Final = (State.CLOSING, State.CLOSED)
 

@@ -39,6 +39,9 @@ _SPECS: Final = {
     "done_refused": "Batches called done whose settled hints are not those committed",
     "sessions_opened": "Sessions opened",
     "sessions_ended": "Sessions ended",
+    "presence_shown": "Presences put before sessions",
+    "presence_delayed": "Presences that waited: the node's pace, or a device that reads slowly",
+    "contacts_unwatched": "Contacts that sessions do not watch: above the limit of contacts",
     "keyed_dropped": "Receipts, presence and typing dropped for devices that do not read",
 }
 
@@ -75,6 +78,9 @@ class NodeCounters:
     done_refused: int = 0
     sessions_opened: int = 0
     sessions_ended: int = 0
+    presence_shown: int = 0
+    presence_delayed: int = 0
+    contacts_unwatched: int = 0
     keyed_dropped: int = 0
 
 

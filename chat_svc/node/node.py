@@ -100,8 +100,7 @@ class ChatNode:
             effects.Typing: self._typing,
             effects.PresenceWish: self._presence_wish,
             effects.ActivityChanged: lambda session, _: parts.presence.changed(session),
-            # Only contacts are ever shown, and those are watched already; see core.visibility.
-            effects.WatchChanged: lambda _session, _effect: None,
+            effects.WatchChanged: parts.watching.asked,
             effects.VerifyToken: self._verify,
         }
 

@@ -1,20 +1,26 @@
 """What sessions are told of others' presence.
 
-Each session watches its contacts, and users it named. Interest is counted per account for the whole
-node and held in one Watch stream; facts come back and are filtered here, per viewer, by
-``core.visibility``: presence_svc gives facts and knows no privacy.
+Each session watches its contacts; beside them, on request, users it named and the members of its
+open conversation, as far as they are contacts: strangers are shown to nobody, and that they are
+watched in vain nobody is told. Interest is counted per account for the whole node and held in one
+Watch stream; facts come back and are filtered here, per viewer, by ``core.visibility``:
+presence_svc gives facts and knows no privacy. How fast they are put is ``showing``'s.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from chat_svc.core.effects import WatchChanged
+from chat_svc.core.extras import MAX_BIGINT
 from chat_svc.core.frames import PRESENCE, piece
 from chat_svc.core.visibility import Audiences, Facts, Relation, visible
+from chat_svc.node.counters import NodeCounters
 from chat_svc.node.hints import NodeAddress
 from chat_svc.node.live_session import LiveSession
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
+from chat_svc.node.showing import Rendered, Showing
 from chat_svc.store.accounts import Privacy
 from chatmesh.digest import mix_version
 from chatmesh.mesh.v1.presence_pb2 import PresenceFact, WatchRequest, WatchResponse
@@ -26,22 +32,43 @@ from chatmesh.v1.session_pb2 import Presence
 MAX_ACCOUNTS_PER_REQUEST: Final = 10_000
 MAX_DIFFERING_DIGESTS: Final = 2
 """One difference may be a fact under way; two in a row ask for everything again."""
+RELOAD_AT_ONCE: Final = 20
+"""Accounts whose contacts are read in one statement: at most a hundred thousand rows by default."""
 RETRY_SECONDS: Final = 1.0
+_SELF: Final = Relation(is_self=True)
+_CONTACT: Final = Relation(is_contact=True)
 _STRANGER: Final = Relation()
+_NOBODY: Final[frozenset[int]] = frozenset()
 
 _log = logger(__name__)
 _budget = LogBudget(per_second=1)
 
 
 class ContactRows(Protocol):
-    """What is used of the store's accounts."""
+    """What is used of the store's contacts."""
 
-    async def contacts_of(self, accounts: Sequence[int]) -> dict[int, list[int]]:
+    async def contacts_of(self, accounts: Sequence[int], most: int) -> dict[int, list[int]]:
         """Accepted contacts per account, blocked ones left out."""
         ...
 
+    async def contact_pairs(self, pairs: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Those that are contacts of each other, neither blocking the other."""
+        ...
+
+
+class PrivacyRows(Protocol):
+    """What is used of the store's accounts."""
+
     async def privacy(self, accounts: Sequence[int]) -> dict[int, Privacy]:
         """Privacy per account."""
+        ...
+
+
+class MemberRows(Protocol):
+    """What is used of the store's conversations."""
+
+    async def members_of(self, tenant_id: int, ids: Sequence[int]) -> dict[int, list[int]]:
+        """Members per conversation."""
         ...
 
 
@@ -107,38 +134,61 @@ class Watching:
         open_watch: Callable[[], Any],
         address: NodeAddress,
         contacts: ContactRows,
+        privacy: PrivacyRows,
+        members: MemberRows,
         resolver: Resolver,
         sessions: Sessions,
+        showing: Showing,
         clock: Clock,
+        counters: NodeCounters,
+        most_contacts: int,
     ) -> None:
         self._contacts = contacts
+        self._privacy = privacy
+        self._members = members
         self._resolver = resolver
         self._sessions = sessions
+        self._showing = showing
         self._clock = clock
+        self._counters = counters
+        self._most_contacts = most_contacts
         self._watchers: dict[int, set[LiveSession]] = {}
+        self._users: dict[int, str] = {}
         self._facts: dict[int, PresenceFact] = {}
         self._audiences: dict[int, Audiences] = {}
+        self._asked: dict[LiveSession, WatchChanged] = {}
+        self._fresh: set[LiveSession] = set()  # asked, and not answered yet
         self._digest = 0
         self._differing = 0
         self.stream = WatchStream(open_watch, address, self._interest, self._on_response)
         self._refresh: dict[int, int] = {}  # account → number of the last request for it
         self._requests = 0
         self._wake = asyncio.Event()
+        showing.render = self._render
 
     def start(self, session: LiveSession) -> None:
         """A session opened: it shall see its contacts. Done soon, in the background."""
         self.refresh([session.account])
 
     def refresh(self, accounts: Iterable[int]) -> None:
-        """Contacts of these accounts may have changed."""
+        """Contacts of these accounts may have changed, or the privacy of their contacts."""
         for account in accounts:
             if self._sessions.of(account):
                 self._requests += 1
                 self._refresh[account] = self._requests
                 self._wake.set()
 
+    def asked(self, session: LiveSession, wanted: WatchChanged) -> None:
+        """The session said what it watches beside its contacts; what is known is told again."""
+        self._asked[session] = wanted
+        self._fresh.add(session)
+        self.refresh([session.account])
+
     def stop(self, session: LiveSession) -> None:
         """A session is over."""
+        self._showing.forget(session)
+        self._asked.pop(session, None)
+        self._fresh.discard(session)
         for account in session.watched:
             self._unwatch(account, session)
         session.watched = set()
@@ -148,42 +198,94 @@ class Watching:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            accounts = list(self._refresh)
-            try:
-                await self._reload(accounts)
-            except Exception as error:  # noqa: BLE001 - the store is away: once more
-                if _budget.take():
-                    _log.warning("contacts not read", error=type(error).__name__)
-                self._wake.set()
-                await self._clock.sleep(RETRY_SECONDS)
+            while self._refresh:
+                try:
+                    await self._reload(list(self._refresh)[:RELOAD_AT_ONCE])
+                except Exception as error:  # noqa: BLE001 - the store is away: once more
+                    if _budget.take():
+                        _log.warning("contacts not read", error=type(error).__name__)
+                    await self._clock.sleep(RETRY_SECONDS)
 
     async def _reload(self, accounts: Sequence[int]) -> None:
         before = self._requests
-        contacts = await self._contacts.contacts_of(accounts)
-        seen = sorted({other for others in contacts.values() for other in others})
-        await self._resolver.users_of([*seen, *accounts])
-        for account, privacy in (await self._contacts.privacy(seen)).items():
-            self._audiences[account] = Audiences(privacy.presence, privacy.last_seen)
+        contacts = await self._contacts.contacts_of(accounts, self._most_contacts)
+        asked = await self._asked_of(accounts, contacts)
+        seen = sorted({*accounts}.union(*contacts.values(), *asked.values()))
+        self._users |= await self._resolver.users_of(seen)
+        self._take_privacy(await self._privacy.privacy(seen))
         for account in accounts:
             if self._refresh.get(account, 0) <= before:  # else: changed while it was being read
                 self._refresh.pop(account, None)
-            wanted = {account, *contacts.get(account, ())}
+            others = contacts.get(account, [])
+            self._counters.contacts_unwatched += len(others) >= self._most_contacts
+            wanted = {account, *others}
             for session in self._sessions.of(account):
-                self._set_watched(session, wanted)
+                named = asked.get(session, _NOBODY)
+                self._set_watched(session, wanted if named <= wanted else wanted | named)
+                if session in self._fresh:
+                    self._fresh.discard(session)
+                    self._show_known(session, named)
+        self._drop_unwatched(seen)
+
+    def _take_privacy(self, found: Mapping[int, Privacy]) -> None:
+        """What was shown by another privacy is shown anew, to all who watch here."""
+        for account, privacy in found.items():
+            before = self._audiences.get(account)
+            now = self._audiences[account] = Audiences(privacy.presence, privacy.last_seen)
+            if before is not None and before != now:
+                for session in self._watchers.get(account, ()):
+                    self._show_known(session, (account,))
+
+    async def _asked_of(
+        self, accounts: Sequence[int], contacts: dict[int, list[int]]
+    ) -> dict[LiveSession, set[int]]:
+        """What the accounts' sessions asked for: only contacts among it."""
+        found: dict[LiveSession, set[int]] = {}
+        pairs: set[tuple[int, int]] = set()
+        for account in accounts:
+            is_cut = len(contacts[account]) >= self._most_contacts  # else all are watched anyway
+            for session in self._sessions.of(account):
+                asked = self._asked.get(session)
+                if asked is not None and (is_cut or session in self._fresh):
+                    found[session] = await self._named(session, asked)
+                    pairs |= {(account, other) for other in found[session] if is_cut}
+        allowed = await self._contacts.contact_pairs(sorted(pairs)) if pairs else set()
+        for session, named in found.items():
+            mine = session.account
+            allowed_here = {other for other in named if (mine, other) in allowed}
+            found[session] = allowed_here | named.intersection(contacts[mine])
+        return found
+
+    async def _named(self, session: LiveSession, asked: WatchChanged) -> set[int]:
+        rows = await self._resolver.find_accounts(session.identity.tenant, asked.users)
+        named = {row.id for row in rows.values()}
+        number = asked.open_conversation
+        if 0 < number <= MAX_BIGINT and session.sender is not None:
+            found = await self._members.members_of(session.sender.tenant_id, [number])
+            members = found.get(number, [])
+            if session.account in members:
+                named |= set(members)
+        return named
 
     def _set_watched(self, session: LiveSession, wanted: set[int]) -> None:
         for account in session.watched - wanted:
+            rendered = self._rendered(account, PresenceFact(account_id=account), _STRANGER)
             self._unwatch(account, session)
-            self._tell(session, account, PresenceFact(account_id=account), _STRANGER)
-        for account in wanted - session.watched:
+            self._showing.show(session, account, rendered)
+        fresh = wanted - session.watched
+        for account in fresh:
             watchers = self._watchers.get(account)
             if watchers is None:
                 watchers = self._watchers[account] = set()
                 self.stream.add(account)
             watchers.add(session)
-            if (fact := self._facts.get(account)) is not None:
-                self._tell(session, account, fact, _relation(session, account))
         session.watched = wanted
+        self._show_known(session, fresh)
+
+    def _show_known(self, session: LiveSession, accounts: Iterable[int]) -> None:
+        for account in accounts:
+            if (rendered := self._render(session, account)) is not None:
+                self._showing.show(session, account, rendered)
 
     def _unwatch(self, account: int, session: LiveSession) -> None:
         watchers = self._watchers.get(account)
@@ -192,10 +294,16 @@ class Watching:
         watchers.discard(session)
         if not watchers:
             del self._watchers[account]
-            self._audiences.pop(account, None)
             if (fact := self._facts.pop(account, None)) is not None:
                 self._digest ^= _mix(fact)
+            self._drop_unwatched([account])
             self.stream.remove(account)
+
+    def _drop_unwatched(self, accounts: Iterable[int]) -> None:
+        for account in accounts:
+            if account not in self._watchers:
+                self._users.pop(account, None)
+                self._audiences.pop(account, None)
 
     def _interest(self) -> list[int]:
         return list(self._watchers)
@@ -220,29 +328,40 @@ class Watching:
             self._digest ^= _mix(known)
         self._facts[fact.account_id] = fact
         self._digest ^= _mix(fact)
+        rendered: dict[Relation, Rendered] = {}  # alike for all contacts
         for session in watchers:
-            self._tell(session, fact.account_id, fact, _relation(session, fact.account_id))
+            relation = _relation(session, fact.account_id)
+            if relation not in rendered:
+                rendered[relation] = self._rendered(fact.account_id, fact, relation)
+            self._showing.show(session, fact.account_id, rendered[relation])
 
-    def _tell(
-        self, session: LiveSession, account: int, fact: PresenceFact, relation: Relation
-    ) -> None:
+    def _render(self, session: LiveSession, account: int) -> Rendered | None:
+        if account not in session.watched:
+            return self._rendered(account, PresenceFact(account_id=account), _STRANGER)
+        fact = self._facts.get(account)
+        return None if fact is None else self._rendered(account, fact, _relation(session, account))
+
+    def _rendered(self, account: int, fact: PresenceFact, relation: Relation) -> Rendered:
         facts = Facts(fact.state, fact.last_seen_ms, fact.status_text, tuple(fact.online_kinds))
         shown = visible(facts, relation, self._audiences.get(account, Audiences()))
-        user = self._resolver.user(account)
-        presence = Presence(
-            user_id=user,
-            state=shown.state,
-            last_seen_ms=shown.last_seen_ms,
-            status_text=shown.status_text,
-            online_kinds=shown.online_kinds,
-        )
-        session.machine.put(PRESENCE, user.encode(), piece(PRESENCE, presence.SerializeToString()))
-        session.settle()
+        user = self._users.get(account) or self._resolver.user(account)
+        return user.encode(), piece(PRESENCE, presence_of(user, shown).SerializeToString())
+
+
+def presence_of(user: str, shown: Facts) -> Presence:
+    """What somebody is shown of a user."""
+    return Presence(
+        user_id=user,
+        state=shown.state,
+        last_seen_ms=shown.last_seen_ms,
+        status_text=shown.status_text,
+        online_kinds=shown.online_kinds,
+    )
 
 
 def _relation(session: LiveSession, account: int) -> Relation:
     """Only contacts and oneself are watched."""
-    return Relation(is_self=account == session.account, is_contact=True)
+    return _SELF if account == session.account else _CONTACT
 
 
 def _mix(fact: PresenceFact) -> int:

@@ -1,10 +1,13 @@
 """The rules of a session, frame by frame."""
 
+from typing import Any
+
 import grpc
 import pytest
 
 from chat_svc.core import effects
 from chat_svc.core.frames import TYPING, piece
+from chat_svc.core.limits import Limits
 from chat_svc.core.session import TOKEN_SKEW_MS, AccountState, State
 from chatmesh import errors
 from chatmesh.v1 import session_pb2 as pb
@@ -444,6 +447,56 @@ def test_a_client_that_does_not_read_its_results_fills_no_memory(text: str) -> N
 # -- the other frames
 
 
+def test_a_user_who_does_nothing_is_away_though_the_application_pings() -> None:
+    driver = Driver()
+    driver.go_live()
+    changes: list[bool] = []
+
+    def pass_time(seconds: float, **frame: Any) -> None:
+        driver.now += seconds
+        driver.say(**frame)
+        driver.machine.tick(driver.now, WALL_MS)
+        changes.extend(
+            effect.active
+            for effect in driver.machine.effects
+            if isinstance(effect, effects.ActivityChanged)
+        )
+        driver.machine.effects.clear()
+
+    for _ in range(100):
+        pass_time(10, ping=pb.Ping(nonce=1))
+    assert changes == [False]
+    assert not driver.machine.active
+    pass_time(1, typing=pb.SetTyping(conversation_id=1, active=True))
+    assert (changes, driver.machine.active) == ([False, True], True)
+    pass_time(1, app_state=pb.AppState(state=pb.AppState.STATE_BACKGROUND))
+    pass_time(1, mark_read=pb.MarkRead(conversation_id=1, message_no=1))
+    assert changes == [False, True, False], "in the background it is away whatever comes"
+    pass_time(1, app_state=pb.AppState(state=pb.AppState.STATE_FOREGROUND))
+    assert changes == [False, True, False, True]
+
+
+def test_watched_users_are_bounded_over_all_frames() -> None:
+    driver = Driver()
+    driver.go_live()
+    most = Limits().max_watched_users
+    driver.say(watch=pb.Watch(user_ids=[f"u{n}" for n in range(most)], open_conversation_id=7))
+    driver.say(watch=pb.Watch(user_ids=["u0", "u1", "x" * 129], remove=True))
+    driver.say(watch=pb.Watch(user_ids=["y" * 129, "u1"]))
+    *_, first, second, third = driver.machine.effects
+    assert isinstance(first, effects.WatchChanged)
+    assert (len(first.users), first.open_conversation) == (most, 7)
+    assert isinstance(second, effects.WatchChanged)
+    assert len(second.users) == most - 2
+    assert isinstance(third, effects.WatchChanged)
+    assert third.users - second.users == {"u1"}, "a name too long is nobody's"
+    assert third.open_conversation == 0
+    driver.say(watch=pb.Watch(user_ids=["new", "newer"]))
+    assert driver.machine.ending is not None
+    assert driver.machine.ending.fault is not None
+    assert driver.machine.ending.fault.reason == "LIMIT_EXCEEDED"
+
+
 def test_marks_typing_presence_watch_and_state() -> None:
     driver = Driver()
     driver.go_live()
@@ -462,7 +515,7 @@ def test_marks_typing_presence_watch_and_state() -> None:
         effects.Typing(1, True),
         effects.PresenceWish(4, "x", 0),
         effects.ActivityChanged(False),
-        effects.WatchChanged(pb.Watch(user_ids=["carol"])),
+        effects.WatchChanged(frozenset(["carol"]), 0),
         effects.VerifyToken("t"),
     ]
 

@@ -10,9 +10,13 @@ The reaper: any node takes expired leases, makes the dead node's outbox rows its
 devices over to push. It judges others by its own lease: only while that was renewed in time for a
 whole lease, by PostgreSQL's clock, does a lease that is over mean a death. After PostgreSQL was
 away, was stopped, or stepped its clock, every lease is over, and the living need time to renew.
+
+A statement may hang while all this happens to its node: a commit leaves an outbox row, an opened
+session a device, under an id that is not there any more. Now and then the reaper looks for such.
 """
 
 import asyncio
+import random
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -33,6 +37,8 @@ IN_TIME_MS: Final = 4_500
 JUDGE_MS: Final = 4_000
 """So long after the last renewal others may be judged by it."""
 REAP_SECONDS: Final = 3.0
+ORPHANS_SECONDS: Final = 30.0
+"""How often a node looks for what nodes that were removed have left after all."""
 STRANDED_PAGE: Final = 500
 TAKE_OVER_ROWS: Final = 1_000
 
@@ -73,6 +79,10 @@ class NodeRows(Protocol):
 
     async def remove_node(self, node_id: int) -> bool:
         """Delete a taken node that owns nothing."""
+        ...
+
+    async def orphaned_nodes(self, limit: int = 16) -> list[int]:
+        """Nodes that are not there any more and own something."""
         ...
 
 
@@ -221,6 +231,7 @@ class Reaper:
         self._address = address
         self._clock = clock
         self._quiet_until = 0.0
+        self._orphans_at = clock.monotonic() + ORPHANS_SECONDS * random.uniform(0.5, 1.0)
 
     async def run(self) -> None:
         """In the background."""
@@ -232,6 +243,10 @@ class Reaper:
             try:
                 for dead in await self._rows.take_expired(before_ms):
                     await self._reap(dead)
+                if self._clock.monotonic() >= self._orphans_at:
+                    self._orphans_at = self._clock.monotonic() + ORPHANS_SECONDS
+                    for gone in await self._rows.orphaned_nodes():
+                        await self._reap(gone)
             except Exception as error:  # noqa: BLE001 - the store or push is away: taken again later
                 self._quiet_until = self._clock.monotonic() + LEASE_MS / 1_000
                 if _budget.take():

@@ -9,7 +9,8 @@ at any time.
 
 The count of unsettled rows is the only bound on sending: above it messages are refused with
 OUTBOX_FULL. A lag of the queue must never become a storm: nothing is resent that is younger than
-the lag sync reports plus 3 s, and each row doubles its wait up to a minute.
+the lag sync reports plus 3 s, or sooner than that after the last time; each row doubles its wait up
+to a minute; and no more rows are read than there is room for on the stream.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -52,8 +53,14 @@ class OutboxRows(Protocol):
         """Delete settled rows."""
         ...
 
-    async def due_rows(self, node_id: int, older_than_ms: int, limit: int) -> list[OutboxRow]:
-        """Rows to resend now."""
+    async def due_rows(
+        self, node_id: int, older_than_ms: int, limit: int, *, wait_ms: int
+    ) -> list[OutboxRow]:
+        """Rows to resend now, and not again before ``wait_ms``."""
+        ...
+
+    async def not_sent(self, node_id: int, batch_ids: Sequence[int]) -> None:
+        """Rows that were read and could not be sent."""
         ...
 
 
@@ -166,7 +173,7 @@ class Outbox:
             oldest_seconds = self._oldest_seconds()
             self._rows_gauge.set(len(self._unsettled))
             self._age_gauge.set(oldest_seconds)
-            older_than_ms = self._lag_ms + RESEND_MARGIN_MS
+            older_than_ms = self._patience_ms
             is_due = oldest_seconds * 1_000 >= older_than_ms
             is_looking = self._clock.monotonic() < self._look_until + older_than_ms / 1_000
             if not (is_due or is_looking):
@@ -190,30 +197,50 @@ class Outbox:
         """Rows of dead nodes are this node's now: send them at once."""
         await self._resend_due(older_than_ms)
 
+    @property
+    def _patience_ms(self) -> int:
+        """A row that is younger may still be on its way."""
+        return self._lag_ms + RESEND_MARGIN_MS
+
     def _oldest_seconds(self) -> float:
         if not self._unsettled:
             return 0.0
         return self._clock.monotonic() - next(iter(self._unsettled.values())).since
 
     async def _resend_due(self, older_than_ms: int) -> None:
-        while True:
-            due = await self._rows.due_rows(self._address.node_id, older_than_ms, RESEND_ROWS)
-            now_ms = self._clock.wall_ms()
-            for row in due:
-                self._note(row)
-                self._settle_frame(row.batch_id)  # an older frame of it need not go any more
-                frame = batch_frame(
-                    self._address,
-                    row.batch_id,
-                    _hints_of(row),
-                    attempt=row.attempt,
-                    now_ms=now_ms,
-                )
-                if self.stream.offer(frame, row.batch_id):
-                    self._bytes_in_flight += len(frame)
-                self._counters.outbox_resends += 1
-            if len(due) < RESEND_ROWS:
+        node_id = self._address.node_id
+        while (room := self._room) > 0:
+            limit = min(room, RESEND_ROWS)
+            due = await self._rows.due_rows(
+                node_id, older_than_ms, limit, wait_ms=self._patience_ms
+            )
+            left = [row.batch_id for row in due if not self._resend(row)]
+            if left:  # new batches took the room meanwhile
+                await self._rows.not_sent(node_id, left)
+            if left or len(due) < limit:
                 return
+
+    @property
+    def _room(self) -> int:
+        """Batches that the stream would take now."""
+        return MAX_BATCHES_IN_FLIGHT - max(self.stream.in_flight, self.stream.unwritten)
+
+    def _resend(self, row: OutboxRow) -> bool:
+        """Whether the row found room on the stream."""
+        self._note(row)
+        self._settle_frame(row.batch_id)  # an older frame of it need not go any more
+        frame = batch_frame(
+            self._address,
+            row.batch_id,
+            _hints_of(row),
+            attempt=row.attempt,
+            now_ms=self._clock.wall_ms(),
+        )
+        if not self.stream.offer(frame, row.batch_id):
+            return False
+        self._bytes_in_flight += len(frame)
+        self._counters.outbox_resends += 1
+        return True
 
     def _note(self, row: OutboxRow) -> None:
         """A row that is there, and what ``done`` must say of it."""

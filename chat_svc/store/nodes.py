@@ -53,6 +53,23 @@ DELETE FROM chat.chat_node n WHERE n.id = %s AND n.taken_at_ms > 0
   AND NOT EXISTS (SELECT FROM chat.device d WHERE d.session_node = n.id AND d.session_node > 0)
   AND NOT EXISTS (SELECT FROM chat.outbox o WHERE o.node = n.id)
 """
+_ORPHANED: Final = """
+WITH RECURSIVE of_device(node) AS (
+  SELECT min(d.session_node) FROM chat.device d WHERE d.session_node > 0
+  UNION ALL
+  SELECT (SELECT min(d.session_node) FROM chat.device d WHERE d.session_node > p.node
+    AND d.session_node > 0) FROM of_device p WHERE p.node IS NOT NULL
+), of_outbox(node) AS (
+  SELECT min(o.node) FROM chat.outbox o
+  UNION ALL
+  SELECT (SELECT min(o.node) FROM chat.outbox o WHERE o.node > p.node)
+  FROM of_outbox p WHERE p.node IS NOT NULL
+)
+SELECT f.node FROM (SELECT node FROM of_device UNION SELECT node FROM of_outbox) f
+WHERE f.node IS NOT NULL AND NOT EXISTS (SELECT FROM chat.chat_node n WHERE n.id = f.node)
+ORDER BY f.node LIMIT %s
+"""
+"""Steps from node to node over both indexes: its cost is the number of nodes, not of rows."""
 _ROLL: Final = "SELECT chat.roll_key_partitions()"
 
 
@@ -124,6 +141,13 @@ class NodeStore:
     async def remove_node(self, node_id: int) -> bool:
         """Delete a taken node that owns nothing any more; False when it still does."""
         return await calls.change(self._database, _REMOVE, (node_id,)) > 0
+
+    async def orphaned_nodes(self, limit: int = 16) -> list[int]:
+        """Nodes that are not there any more and still own outbox rows or devices, by id.
+
+        A statement that hung while its node was declared dead, handed over and removed leaves such.
+        """
+        return [node for (node,) in await calls.rows(self._database, _ORPHANED, (limit,))]
 
     async def roll_key_partitions(self) -> int:
         """Make partitions of idempotency keys 8 days ahead, drop those past 31; how many changed.

@@ -307,14 +307,24 @@ class ScriptedRows:
         self.deleted: list[int] = []
         self.due: list[list[OutboxRow]] = []
         self.asked: list[int] = []
+        self.limits: list[int] = []
+        self.waits: list[int] = []
+        self.given_back: list[int] = []
 
     async def delete_done(self, batch_ids: Sequence[int]) -> int:
         self.deleted += batch_ids
         return len(batch_ids)
 
-    async def due_rows(self, node_id: int, older_than_ms: int, limit: int) -> list[OutboxRow]:
+    async def due_rows(
+        self, node_id: int, older_than_ms: int, limit: int, *, wait_ms: int
+    ) -> list[OutboxRow]:
         self.asked.append(older_than_ms)
+        self.limits.append(limit)
+        self.waits.append(wait_ms)
         return self.due.pop(0) if self.due else []
+
+    async def not_sent(self, node_id: int, batch_ids: Sequence[int]) -> None:
+        self.given_back += batch_ids
 
 
 def outbox(rows: ScriptedRows | None = None, clock: Any = None, *, max_rows: int = 100) -> Outbox:

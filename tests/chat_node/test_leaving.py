@@ -148,6 +148,7 @@ class Nodes:
         self.renewals = 0
         self.is_taken = False
         self.expired: list[list[int]] = []
+        self.orphaned: list[list[int]] = []
         self.stranded: list[StrandedDevice] = []
         self.released: list[StrandedDevice] = []
         self.removed: list[int] = []
@@ -187,6 +188,9 @@ class Nodes:
     async def remove_node(self, node_id: int) -> bool:
         self.removed.append(node_id)
         return True
+
+    async def orphaned_nodes(self, limit: int = 16) -> list[int]:
+        return self.orphaned.pop(0) if self.orphaned else []
 
 
 class OutboxRows:
@@ -260,6 +264,21 @@ async def test_the_reaper_hands_over_what_a_dead_node_owed() -> None:
     assert nodes.released == nodes.stranded
     assert rows.asked == [0], "its outbox rows are sent at once"
     assert nodes.removed == [7]
+
+
+async def test_the_reaper_finds_what_a_removed_node_left_after_all() -> None:
+    nodes, clock = Nodes(), StepClock()
+    nodes.orphaned = [[3]]
+    nodes.stranded = [StrandedDevice(1, "a", 3, 5, 9)]
+    rows, push = parts.ScriptedRows(), Push([])
+    outbox, address = parts.outbox(rows, clock), NodeAddress("n", "t", 42)
+    reaper = Reaper(nodes, OutboxRows(2), outbox, push, address, Judge(), clock)
+    loop = await parts.running(reaper.run)
+    await parts.until(lambda: nodes.removed == [3])
+    await parts.stop(loop)
+    assert rows.asked == [0], "its outbox rows are sent at once"
+    assert push.owed == [Owed(1, "a", 9)]
+    assert nodes.released == nodes.stranded
 
 
 async def test_after_an_outage_the_living_get_time_to_renew() -> None:

@@ -2,7 +2,11 @@
 
 import pytest
 
-from chat_svc.node.outbox import MAX_BYTES_IN_FLIGHT, RESEND_MARGIN_MS
+from chat_svc.node.outbox import (
+    MAX_BATCHES_IN_FLIGHT,
+    MAX_BYTES_IN_FLIGHT,
+    RESEND_MARGIN_MS,
+)
 from chat_svc.store.outbox import OutboxRow
 from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest, EnqueueResponse, QueueLag
@@ -28,10 +32,12 @@ class AwayRows(ScriptedRows):
 
     away = True
 
-    async def due_rows(self, node_id: int, older_than_ms: int, limit: int) -> list[OutboxRow]:
+    async def due_rows(
+        self, node_id: int, older_than_ms: int, limit: int, *, wait_ms: int
+    ) -> list[OutboxRow]:
         if self.away:
             raise LostConnection("away", unknown_outcome=False)
-        return await super().due_rows(node_id, older_than_ms, limit)
+        return await super().due_rows(node_id, older_than_ms, limit, wait_ms=wait_ms)
 
 
 async def test_accepted_frames_are_not_sent_again_but_rows_wait_for_done() -> None:
@@ -121,6 +127,49 @@ async def test_nothing_younger_than_the_queues_lag_is_sent_again() -> None:
     await parts.stop(loop)
     assert clock.now - 1_000 >= 23
     assert set(rows.asked) == {23_000}
+    assert set(rows.waits) == {23_000}
+
+
+async def test_rows_that_were_taken_over_go_at_once_and_then_wait_like_all() -> None:
+    rows = ScriptedRows()
+    outbox = parts.outbox(rows)
+    rows.due = [[row(1)]]
+    await outbox.took_over()
+    assert (rows.asked, rows.waits) == ([0], [RESEND_MARGIN_MS])
+
+
+async def test_no_more_rows_are_read_than_the_stream_takes() -> None:
+    rows = ScriptedRows()
+    outbox = parts.outbox(rows, max_rows=10_000)
+    for number in range(MAX_BATCHES_IN_FLIGHT - 3):
+        outbox.enqueue(number, b"", DIGEST)
+    rows.due = [[row(5_001), row(5_002), row(5_003)], [row(5_004)]]
+    await outbox.took_over()
+    assert rows.limits == [3]
+    assert len(rows.due) == 1, "those that find no room are not read, and do not wait longer"
+    assert rows.given_back == []
+    await outbox.took_over()
+    assert rows.limits == [3], "a full stream reads nothing"
+
+
+async def test_a_row_that_found_no_room_is_due_as_if_it_had_not_been_read() -> None:
+    class Overtaken(ScriptedRows):
+        """New batches take the room while the rows are read."""
+
+        async def due_rows(
+            self, node_id: int, older_than_ms: int, limit: int, *, wait_ms: int
+        ) -> list[OutboxRow]:
+            outbox.enqueue(4_999, b"", DIGEST)
+            return await super().due_rows(node_id, older_than_ms, limit, wait_ms=wait_ms)
+
+    rows = Overtaken()
+    outbox = parts.outbox(rows, max_rows=10_000)
+    for number in range(MAX_BATCHES_IN_FLIGHT - 2):
+        outbox.enqueue(number, b"", DIGEST)
+    rows.due = [[row(5_001), row(5_002)]]
+    await outbox.took_over()
+    assert rows.given_back == [5_002]
+    assert outbox._counters.outbox_resends == 1
 
 
 async def test_rows_of_an_unknown_outcome_are_looked_for() -> None:

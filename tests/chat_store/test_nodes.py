@@ -57,7 +57,7 @@ async def test_a_dead_nodes_devices_and_rows_are_handed_over(world: World) -> No
     assert await outbox.take_over(heir, [dead], 10) == 1
     assert (await outbox.count(dead), await outbox.count(heir)) == (0, 1)
     assert await nodes.remove_node(dead)
-    assert [row.batch_id for row in await outbox.due_rows(heir, 1, 10)] == [batch]
+    assert [row.batch_id for row in await outbox.due_rows(heir, 1, 10, wait_ms=3_000)] == [batch]
 
 
 async def test_due_rows_come_once_and_later_each_time(world: World) -> None:
@@ -71,23 +71,57 @@ async def test_due_rows_come_once_and_later_each_time(world: World) -> None:
             [world.row(one, conversation)], batch_id=batch, node_id=5, done=[]
         )
     outbox = world.store.outbox
-    assert await outbox.due_rows(5, 3_600_000, 10) == []
-    assert await outbox.due_rows(6, 0, 10) == []
+    assert await outbox.due_rows(5, 3_600_000, 10, wait_ms=3_000) == []
+    assert await outbox.due_rows(6, 0, 10, wait_ms=3_000) == []
     await world.ask("UPDATE chat.outbox SET created_at_ms = 0, next_at_ms = 0 WHERE node = 5")
     assert await outbox.oldest_age_ms(5) > 0
-    rows = await outbox.due_rows(5, 3_000, 2)
+    rows = await outbox.due_rows(5, 3_000, 2, wait_ms=3_000)
     assert [(row.batch_id, row.attempt) for row in rows] == [(b, 1) for b in batches[:2]]
     assert rows[0].accounts == [two.id]
     assert (rows[0].seqs, rows[0].message_ids) == ([1], [outcomes[0].message_id])
     assert rows[0].pushable == [False]
-    assert [row.batch_id for row in await outbox.due_rows(5, 3_000, 10)] == [batches[2]]
-    assert await outbox.due_rows(5, 3_000, 10) == []
+    assert [row.batch_id for row in await outbox.due_rows(5, 3_000, 10, wait_ms=3_000)] == [
+        batches[2]
+    ]
+    assert await outbox.due_rows(5, 3_000, 10, wait_ms=3_000) == []
     waits = await world.ask("SELECT next_at_ms - chat.now_ms() FROM chat.outbox WHERE node = 5")
     assert all(0 < wait <= 3_000 for (wait,) in waits)
     await world.ask("UPDATE chat.outbox SET attempt = 40, next_at_ms = 0 WHERE node = 5")
-    assert len(await outbox.due_rows(5, 3_000, 10)) == 3
+    assert len(await outbox.due_rows(5, 3_000, 10, wait_ms=3_000)) == 3
     waits = await world.ask("SELECT next_at_ms - chat.now_ms() FROM chat.outbox WHERE node = 5")
     assert all(30_000 < wait <= 60_000 for (wait,) in waits)
+    # behind a queue that is minutes late a row must not come back every minute
+    await world.ask("UPDATE chat.outbox SET attempt = 0, next_at_ms = 0 WHERE node = 5")
+    assert len(await outbox.due_rows(5, 0, 10, wait_ms=600_000)) == 3
+    waits = await world.ask("SELECT next_at_ms - chat.now_ms() FROM chat.outbox WHERE node = 5")
+    assert all(300_000 < wait <= 600_000 for (wait,) in waits)
+    # two of them found no room: due again, as if they had not been read
+    await outbox.not_sent(5, batches[:2])
+    await outbox.not_sent(6, batches[2:])
+    again = await outbox.due_rows(5, 0, 10, wait_ms=3_000)
+    assert [(row.batch_id, row.attempt) for row in again] == [(b, 1) for b in batches[:2]]
     assert await outbox.delete_done(batches[:2]) == 2
     assert await outbox.count(5) == 1
     assert await outbox.oldest_age_ms(987) == 0
+
+
+async def test_what_a_removed_node_left_after_all_is_found(world: World) -> None:
+    one, two = await world.users(2)
+    conversation = await world.direct(one, two)
+    nodes, outbox = world.store.nodes, world.store.outbox
+    live = await nodes.start_node("a", "127.0.0.1:1", 60_000)
+    rows_only, device_only = live + 1_000_000, live + 2_000_000
+    open_session = world.store.devices.open_session
+    await open_session(two.id, "x", 1, "", live, None, START_OLDEST)
+    for node in (rows_only, live):
+        row = world.row(one, conversation)
+        batch = world.new_id()
+        await world.store.commit.commit([row], batch_id=batch, node_id=node, done=[])
+    await open_session(one.id, "y", 1, "", device_only, None, START_OLDEST)
+    found = await nodes.orphaned_nodes(1_000)
+    assert found == sorted(set(found))
+    assert {rows_only, device_only} <= set(found)
+    assert live not in found
+    assert await outbox.take_over(live, [rows_only], 10) == 1
+    await nodes.release_devices(await nodes.stranded_devices(device_only, (0, ""), 10))
+    assert not {rows_only, device_only} & set(await nodes.orphaned_nodes(1_000))

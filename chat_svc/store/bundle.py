@@ -17,8 +17,8 @@ from chat_svc.store.presence import PresenceStore
 from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.relations import RelationStore
-from chat_svc.store.timeline import TimelineStore
 from chat_svc.store.retention import RetentionStore
+from chat_svc.store.timeline import TimelineStore
 
 if TYPE_CHECKING:
     from chatmesh.runtime.postgres import Database, Lane
@@ -45,10 +45,10 @@ class ChatStore:
     push_state: PushStateStore
     receipts: ReceiptStore
     relations: RelationStore
+    retention: RetentionStore
     timeline: TimelineStore
 
     @classmethod
-    retention: RetentionStore
     def on(cls, database: Database, lane: Lane, *, edit_window_ms: int = 86_400_000) -> Self:
         """All stores; the commit on its own lane."""
         return cls(
@@ -64,6 +64,6 @@ class ChatStore:
             push_state=PushStateStore(database),
             receipts=ReceiptStore(database),
             relations=RelationStore(database),
+            retention=RetentionStore(database),
             timeline=TimelineStore(database),
         )
-            retention=RetentionStore(database),

@@ -12,6 +12,7 @@ from typing import Final
 
 from chat_svc.core.limits import Limits
 from chat_svc.links import Links, open_links
+from chat_svc.node.audience import Audience
 from chat_svc.node.begin import needed_once
 from chat_svc.node.commit_runner import BatchIds, CommitRunner
 from chat_svc.node.committer import Committer
@@ -106,6 +107,7 @@ class Sides:
     reaper: Reaper
     presence: PresenceLink
     showing: Showing
+    audience: Audience
     watching: Watching
     signals: Signals
     receipts: Receipts
@@ -268,6 +270,9 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         counters,
         ground.limits.watched_contacts,
     )
+    audience = Audience(store.presence, store.accounts, path.resolver, links.get_facts)
+    signals.on_contacts = watching.refresh
+    signals.on_privacy = watching.privacy_changed
     path.resolver.on_new_contacts = watching.refresh
     comparison.on_compared = watching.refresh  # contacts that changed on other nodes
     delivery = Delivery(
@@ -284,12 +289,14 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         ),
         presence=presence,
         showing=showing,
+        audience=audience,
         watching=watching,
         signals=signals,
         receipts=Receipts(
             store.receipts,
             store.conversations,
             store.devices,
+            audience,
             path.resolver,
             signals,
             clock,

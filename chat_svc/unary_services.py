@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from chat_svc.api.callers import Caller
 from chat_svc.api.contacts import ContactApi
 from chat_svc.api.conversations import ConversationApi
 from chat_svc.api.devices import DeviceApi
@@ -22,7 +23,7 @@ from chatmesh.v1 import (
     devices_pb2_grpc,
     users_pb2_grpc,
 )
-from chatmesh.v1.session_pb2 import Closed
+from chatmesh.v1.session_pb2 import Closed, Presence
 
 
 def snapshots(ground: Ground) -> Snapshots:
@@ -49,6 +50,17 @@ def add_unary_services(
                     device.node_target, account, [device.device_id], Closed.REASON_REVOKED
                 )
 
+    def contacts_changed(accounts: Iterable[int]) -> None:
+        sides.signals.contacts_changed(accounts)
+        sides.signals.flush()
+
+    def privacy_changed(account: int, watchers: Iterable[int]) -> None:
+        sides.signals.privacy_changed(account, watchers)
+        sides.signals.flush()
+
+    async def presence_of(who: Caller, users: Sequence[str]) -> Sequence[Presence]:
+        return await sides.audience.presence_of(who.tenant, who.account.id, users)
+
     parts = UnaryParts(
         store=ground.call_store,
         resolver=path.resolver,
@@ -62,7 +74,9 @@ def add_unary_services(
         publish=path.handover.publish,
         tell_marks=telling.marks,
         tell_account=telling.account,
-        contacts_changed=sides.watching.refresh,
+        contacts_changed=contacts_changed,
+        privacy_changed=privacy_changed,
+        presence_of=presence_of,
         end_sessions=end_sessions,
         to_the_end=sides.tasks.to_the_end,
         may_have_rows=path.outbox.may_have_rows,

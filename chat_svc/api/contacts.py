@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import grpc
+
 from chat_svc.api import checks
 from chat_svc.api.parts import (
     Context,
@@ -95,7 +97,7 @@ class ContactApi(ContactServiceServicer):
         else:
             holds = await self._accounts.set_privacy(who.account.id, wanted)
             watchers = (await self._accounts.contacts_of([who.account.id]))[who.account.id]
-            parts.contacts_changed((who.account.id, *watchers))
+            parts.privacy_changed(who.account.id, watchers)
             await parts.tell_account(who.account.id)
         return pb.UpdatePrivacyResponse(
             privacy=pb.PrivacySettings(
@@ -118,7 +120,11 @@ class ContactApi(ContactServiceServicer):
             )
         if parts.presence_of is None:
             raise errors.UNIMPLEMENTED()
-        return pb.GetPresenceResponse(presence=await parts.presence_of(who, request.user_ids))
+        try:
+            presence = await parts.presence_of(who, request.user_ids)
+        except grpc.aio.AioRpcError:  # presence is away
+            raise errors.NOT_SERVING("presence is not known now", missing="presence") from None
+        return pb.GetPresenceResponse(presence=presence)
 
 
 def _contact(line: ContactRow) -> pb.Contact:

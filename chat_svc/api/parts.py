@@ -62,7 +62,9 @@ class UnaryParts:
     tell_account: Callable[[int], Awaitable[None]]
     """The account's own state rose in version: a pong to its devices."""
     contacts_changed: Callable[[Iterable[int]], None]
-    """Watches of these accounts' sessions are to be read anew."""
+    """Watches of these accounts' sessions, on any node, are to be read anew."""
+    privacy_changed: Callable[[int, Iterable[int]], None]
+    """(account, those who may watch it): what they are shown changes, on any node."""
     end_sessions: Callable[[int, Sequence[SignedOut]], Awaitable[None]]
     """Ends the live sessions of an account's devices, here or on other nodes."""
     presence_of: Callable[[Caller, Sequence[str]], Awaitable[Sequence[Presence]]] | None = None

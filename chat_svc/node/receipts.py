@@ -9,7 +9,7 @@ their devices are told.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -56,6 +56,14 @@ class Members(Protocol):
         ...
 
 
+class TypingAudience(Protocol):
+    """Who may see somebody type."""
+
+    async def sees_typing(self, members: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
+        """Per account that types: those of `members` who may see it."""
+        ...
+
+
 class Heads(Protocol):
     """What is used of the store's devices."""
 
@@ -81,6 +89,7 @@ class Receipts:
         marks: Marks,
         members: Members,
         heads: Heads,
+        audience: TypingAudience,
         resolver: Resolver,
         signals: Signals,
         clock: Clock,
@@ -89,6 +98,7 @@ class Receipts:
         self._marks = marks
         self._members = members
         self._heads = heads
+        self._audience = audience
         self._resolver = resolver
         self._signals = signals
         self._clock = clock
@@ -215,12 +225,22 @@ class Receipts:
         members: dict[int, list[int]] = {}
         for tenant_id, conversations in by_tenant.items():
             members |= await self._members_of(tenant_id, conversations)
-        for one in typed.values():
-            others = members.get(one.conversation, [])
-            if one.account in others and len(others) <= MAX_TYPING_MEMBERS:
-                for account in others:
-                    if account != one.account:
-                        self._signals.typing(account, one.conversation, one.user, one.active)
+        told = {
+            key: others
+            for key, one in typed.items()
+            if one.account in (others := members.get(one.conversation, []))
+            and len(others) <= MAX_TYPING_MEMBERS
+        }
+        seers: dict[int, set[int]] = {}
+        for (_, account), others in told.items():
+            seers.setdefault(account, set()).update(others)
+        if seers:
+            seers = await self._audience.sees_typing(seers)
+        for key, others in told.items():
+            one = typed[key]
+            for account in others:
+                if account in seers[one.account]:
+                    self._signals.typing(account, one.conversation, one.user, one.active)
 
     async def _members_of(self, tenant_id: int, conversations: set[int]) -> dict[int, list[int]]:
         now = self._clock.monotonic()

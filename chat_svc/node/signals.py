@@ -1,9 +1,12 @@
 """Receipts, typing and counts on their way to accounts: no row, no push, at most once.
 
 A signal is a one-piece ServerFrame with a key; the newest of a key wins wherever it waits. Sessions
-on this node get it at once; the rest of the mesh through the same queue as hints.
+on this node get it at once; the rest of the mesh through the same queue as hints. Two signals carry
+no frame, for they are for the nodes of an account's sessions: that its contacts changed, and that
+somebody it watches has another privacy.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from chat_svc.core.frames import PONG, RECEIPTS, TYPING, piece, section_of
@@ -17,6 +20,8 @@ from chatmesh.v1.session_pb2 import Pong, Receipt, Typing
 
 MAX_SIGNALS_PER_FRAME: Final = 500
 TYPING_SECONDS: Final = 6
+_CONTACTS: Final = b"c"
+_PRIVACY: Final = b"v"
 
 
 class Signals:
@@ -38,6 +43,10 @@ class Signals:
         self._clock = clock
         self._counters = counters
         self._waiting: dict[tuple[int, bytes], Signal] = {}
+        self.on_contacts: Callable[[Iterable[int]], None] = lambda _accounts: None
+        """Told of accounts with sessions here whose contacts or blocks changed, on any node."""
+        self.on_privacy: Callable[[int], None] = lambda _account: None
+        """Told of accounts whose privacy changed, on any node, and that may be watched here."""
 
     def receipt(self, account: int, receipt: Receipt) -> None:
         """``account`` shall see how far a member has got."""
@@ -65,6 +74,17 @@ class Signals:
         )
         self._add(account, b"p", piece(PONG, pong.SerializeToString()))
 
+    def contacts_changed(self, accounts: Iterable[int]) -> None:
+        """Contacts or blocks of these accounts changed: what their sessions watch is read anew."""
+        for account in accounts:
+            self._add(account, _CONTACTS, b"")
+
+    def privacy_changed(self, account: int, watchers: Iterable[int]) -> None:
+        """``account`` has another privacy: nodes with sessions of its watchers read it anew."""
+        key = b"%b%d" % (_PRIVACY, account)
+        for watcher in (account, *watchers):
+            self._add(watcher, key, b"")
+
     def arrived(self, signal: Signal) -> None:
         """A signal by way of the queue. This node's own were told here when they left; one that
         no chat node signed a moment ago is a forgery, or too late to mean anything."""
@@ -76,6 +96,9 @@ class Signals:
             self._counters.signals_refused += 1
 
     def _tell(self, signal: Signal) -> None:
+        if not signal.frame:
+            self._tell_node(signal)
+            return
         section = section_of(signal.frame)
         if section is not None:
             for session in self._sessions.of(signal.account_id):
@@ -83,6 +106,13 @@ class Signals:
                 if section == PONG:
                     session.machine.counts_told()
                 session.settle()
+
+    def _tell_node(self, signal: Signal) -> None:
+        key = signal.coalesce_key
+        if key == _CONTACTS:
+            self.on_contacts([signal.account_id])
+        elif key.startswith(_PRIVACY) and key[1:].isdigit():
+            self.on_privacy(int(key[1:]))
 
     def flush(self) -> None:
         """Tell the sessions here, and hand everything to the queue."""

@@ -158,6 +158,7 @@ class Watching:
         self._audiences: dict[int, Audiences] = {}
         self._asked: dict[LiveSession, WatchChanged] = {}
         self._fresh: set[LiveSession] = set()  # asked, and not answered yet
+        self._private: set[int] = set()  # watched, with another privacy
         self._digest = 0
         self._differing = 0
         self.stream = WatchStream(open_watch, address, self._interest, self._on_response)
@@ -177,6 +178,12 @@ class Watching:
                 self._requests += 1
                 self._refresh[account] = self._requests
                 self._wake.set()
+
+    def privacy_changed(self, account: int) -> None:
+        """An account has another privacy: read it if it is watched here."""
+        if account in self._watchers:
+            self._private.add(account)
+            self._wake.set()
 
     def asked(self, session: LiveSession, wanted: WatchChanged) -> None:
         """The session said what it watches beside its contacts; what is known is told again."""
@@ -198,15 +205,25 @@ class Watching:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._refresh:
+            while self._refresh or self._private:
                 try:
+                    await self._reload_privacy()
                     await self._reload(list(self._refresh)[:RELOAD_AT_ONCE])
                 except Exception as error:  # noqa: BLE001 - the store is away: once more
                     if _budget.take():
                         _log.warning("contacts not read", error=type(error).__name__)
                     await self._clock.sleep(RETRY_SECONDS)
 
+    async def _reload_privacy(self) -> None:
+        if self._private:
+            wanted = sorted(self._private)
+            found = await self._privacy.privacy(wanted)
+            self._private.difference_update(wanted)
+            self._take_privacy({key: row for key, row in found.items() if key in self._watchers})
+
     async def _reload(self, accounts: Sequence[int]) -> None:
+        if not accounts:
+            return
         before = self._requests
         contacts = await self._contacts.contacts_of(accounts, self._most_contacts)
         asked = await self._asked_of(accounts, contacts)

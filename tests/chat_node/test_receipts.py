@@ -1,6 +1,6 @@
 """Marks: gathered, monotonic, told to who may see them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
@@ -26,6 +26,8 @@ class Store:
         self.written: list[Mark] = []
         self.members = {DIRECT: [ALICE, BOB], GROUP: [ALICE, BOB, CAROL]}
         self.member_count = 3
+        self.hidden: set[tuple[int, int]] = set()
+        """(who types, who may not see it)."""
         self.fails = 0
         self.reads = 0
 
@@ -51,6 +53,12 @@ class Store:
     async def members_of(self, tenant_id: int, ids: Sequence[int]) -> dict[int, list[int]]:
         self.reads += 1
         return {number: self.members[number] for number in ids}
+
+    async def sees_typing(self, members: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
+        return {
+            one: {other for other in others if other != one and (one, other) not in self.hidden}
+            for one, others in members.items()
+        }
 
     async def unread_totals(self, account: int) -> tuple[int, int]:
         return 4, 1
@@ -80,7 +88,7 @@ class Bench:
             sessions, self.outbox, parts.signer(), NodeAddress("n", "t", 7), clock, counters
         )
         self.receipts = Receipts(
-            self.store, self.store, self.store, resolver, signals, clock, counters
+            self.store, self.store, self.store, self.store, resolver, signals, clock, counters
         )
 
     async def settle(self) -> dict[int, list[tuple[str, int, int]]]:
@@ -155,6 +163,19 @@ async def test_only_members_type_and_the_others_see_it(bench: Bench) -> None:
         for account, session in bench.sessions.items()
     }
     assert typed == {ALICE: [GROUP], BOB: [], CAROL: [GROUP]}
+
+
+async def test_who_may_not_see_it_sees_nobody_type(bench: Bench) -> None:
+    bench.store.hidden = {(BOB, ALICE)}
+    bench.receipts.typing(1, BOB, "bob", GROUP, active=True)
+    loop = await parts.running(bench.receipts.run)
+    await parts.until(lambda: bench.sessions[CAROL].machine.frames)
+    await parts.stop(loop)
+    typed = {
+        account: [t.user_id for frame in parts.drain(session) for t in frame.typing]
+        for account, session in bench.sessions.items()
+    }
+    assert typed == {ALICE: [], BOB: [], CAROL: ["bob"]}
 
 
 async def test_numbers_beyond_any_are_ignored(bench: Bench) -> None:

@@ -133,6 +133,9 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
     def contacts_changed(accounts: Iterable[int]) -> None:
         holder[0].refreshed += accounts
 
+    def privacy_changed(account: int, watchers: Iterable[int]) -> None:
+        holder[0].refreshed += (account, *watchers)
+
     parts = UnaryParts(
         store=world.store,
         resolver=resolver,
@@ -147,6 +150,7 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
         tell_marks=tell_marks,
         tell_account=tell_account,
         contacts_changed=contacts_changed,
+        privacy_changed=privacy_changed,
         end_sessions=end_sessions,
     )
     holder.append(Api(world, parts, push))

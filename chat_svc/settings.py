@@ -93,14 +93,14 @@ class ChatSettings(PublicServerSettings):
     limit_max_mentions: int = _limit("max_mentions")
     limit_max_attachments: int = _limit("max_attachments")
     limit_max_text_code_points: int = _limit("max_text_code_points")
+    limit_max_reactions: int = _limit("max_reactions")
+    limit_retention_days: int = _limit("retention_days")
+    limit_retention_entries: int = _limit("retention_entries")
     limit_commit_rows: int = _limit("commit_rows")
     limit_outbox_rows: int = _limit("outbox_rows")
     limit_sessions_per_node: int = _limit("sessions_per_node")
 
     @model_validator(mode="after")
-    limit_max_reactions: int = _limit("max_reactions")
-    limit_retention_days: int = _limit("retention_days")
-    limit_retention_entries: int = _limit("retention_entries")
     def _complete(self) -> Self:
         if self.postgres_url is None:
             raise ValueError("CHATMESH_POSTGRES_URL is not set: messages are kept in PostgreSQL")

@@ -334,19 +334,26 @@ class Run:
     async def _members(self, step: Step) -> bool:
         groups = [talk for talk in self.talks if not talk.chat.direct]
         talk = groups[step.one % len(groups)]
-        actor = self.people[step.other % len(self.people)]
-        target = self.people[step.third % len(self.people)]
-        if step.kind == "leave":
-            target = actor
-        elif step.other % 5:
-            actor = self._person(talk.chat.owner)
-        if target.name == actor.name and step.kind != "leave":
+        actor, target = self._who(step, talk.chat)
+        if target is actor and step.kind != "leave":
             return False
         told = await self._ask_members(step.kind, talk, actor, target)
         expected = self._expect_members(step.kind, talk, actor, target)
         if told != expected:
             raise Differs(f"{actor.name} {step.kind} {target.name}: {told}, not {expected}")
         return isinstance(told, int)
+
+    def _who(self, step: Step, chat: Chat) -> tuple[Person, Person]:
+        """Who does it to whom; now and then somebody who may not."""
+        people = self.people
+        if step.other % 5 == 0:
+            actor = people[step.one % len(people)]
+            return actor, actor if step.kind == "leave" else people[step.third % len(people)]
+        adds = step.kind == "add"
+        fit = [one for one in people if (one.name in chat.members) != adds]
+        fit = [one for one in fit if one.name != chat.owner] or people
+        target = fit[step.third % len(fit)]
+        return target if step.kind == "leave" else self._person(chat.owner), target
 
     async def _ask_members(self, kind: str, talk: Talk, actor: Person, target: Person) -> str | int:
         """Position of the event (0: nothing changed), or why not."""

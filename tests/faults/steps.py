@@ -19,7 +19,7 @@ SAYS: Final = {
 }
 """Messages → how many of 200 steps. Those that follow each other are under way together."""
 CHANGES: Final = {
-    "add": 10,
+    "add": 18,
     "remove": 8,
     "leave": 4,
     "block": 6,

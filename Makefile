@@ -8,7 +8,10 @@ PY := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix gen bench lock release-image
+FAULTS := tests/faults tests/chat_node/test_mesh_faults.py tests/e2e/test_conversation.py
+FAULTS_SEEDS ?= $(shell seq -s, 1 60)
+
+.PHONY: help setup demo faults faults-long test check fix gen bench lock release-image
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -21,6 +24,14 @@ demo: setup  ## start the mesh and walk through login, message, push and catch-u
 
 test: setup  ## all tests; PYTEST_ARGS="-k up -x" chooses
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+faults: setup  ## what may break, broken: the short, seeded runs that are part of `make test`
+	@$(PY) -m pytest -s $(FAULTS) $(PYTEST_ARGS)
+
+faults-long: setup  ## an hour of random runs (FAULTS_SEEDS=1,2,…); what fails is cut down and shown
+	@CHATMESH_FAULTS_SEEDS=$(FAULTS_SEEDS) CHATMESH_FAULTS_STEPS=1000 CHATMESH_FAULTS_SHRINK=1 \
+		CHATMESH_FAULTS_ROUNDS=10000 \
+		$(PY) -m pytest -s --timeout 3600 $(FAULTS) tests/chat_store/test_races.py $(PYTEST_ARGS)
 
 bench: setup  ## load from separate client processes on an embedded mesh
 	@$(VENV)/bin/chatmesh bench messages
@@ -36,6 +47,7 @@ fix: setup  ## what can be repaired by itself: format, sorted imports, simple li
 gen: setup  ## stubs from protos/ into chatmesh/v1 and chatmesh/mesh/v1
 	@$(PY) tools/gen_stubs.py
 	@$(PY) tools/error_table.py
+	@$(PY) tools/variable_names.py
 
 lock: setup  ## pins with hashes from pyproject.toml; UPGRADE=1 takes newer versions
 	@sh tools/lock.sh

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
     from chat_svc.app import app
     from chat_svc.settings import ChatSettings
+    from chatmesh import variables
     from chatmesh.runtime.lifecycle import main
 
-    sys.exit(engine.run(main(ChatSettings, app)))
+    sys.exit(engine.run(main(ChatSettings, app, known=variables.NAMES)))

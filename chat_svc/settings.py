@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator
 
 from chat_svc.core.limits import Limits
 from chatmesh import limits as table
-from chatmesh.runtime.settings import is_local
+from chatmesh.runtime.addresses import check_target
+from chatmesh.runtime.settings import Target, is_local, rule
 from chatmesh.runtime.settings_public import PublicServerSettings
 
 MIN_HINT_KEY_CHARACTERS = 16
@@ -30,16 +31,16 @@ def _limit(name: str) -> Any:
 class ChatSettings(PublicServerSettings):
     """Environment: CHATMESH_<FIELD>, or CHATMESH_<FIELD>_FILE."""
 
-    sequencer_target: str
+    sequencer_target: Target
     """gRPC target of sequencer_svc; a comma list of IP:port is allowed."""
 
-    presence_target: str
+    presence_target: Target
     """gRPC target of presence_svc; a comma list of IP:port is allowed."""
 
-    sync_target: str
+    sync_target: Target
     """gRPC target of sync_svc; a comma list of IP:port is allowed."""
 
-    push_target: str
+    push_target: Target
     """gRPC target of push_svc; a comma list of IP:port is allowed."""
 
     hint_key: SecretStr
@@ -60,6 +61,10 @@ class ChatSettings(PublicServerSettings):
     unknown_recipients: Literal["auto", "refuse", "make"] = "auto"
     """What happens to messages for users who never signed in: refuse them, or make their account.
     auto: make in an embedded mesh, refuse elsewhere."""
+
+    audit_keep_days: int = Field(default=0, ge=0, le=36_500)
+    """Days that records of the audit log are kept, 30 or more; 0 = for ever. Less than 30 counts
+    as 30."""
 
     fill_readers: int = Field(default=4, ge=1, le=64)
     """Timeline reads at a time, over all sessions: a storm of reconnects takes turns."""
@@ -100,21 +105,30 @@ class ChatSettings(PublicServerSettings):
     limit_outbox_rows: int = _limit("outbox_rows")
     limit_sessions_per_node: int = _limit("sessions_per_node")
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
+    @field_validator("node_target")
+    @classmethod
+    def _node_target(cls, target: str) -> str:
+        return check_target(target) if target else target
+
+    @field_validator("hint_key")
+    @classmethod
+    def _hint_key(cls, key: SecretStr) -> SecretStr:
+        if len(key.get_secret_value()) < MIN_HINT_KEY_CHARACTERS:
+            raise ValueError(f"has fewer than {MIN_HINT_KEY_CHARACTERS} characters")
+        return key
+
+    @rule("postgres_url")
+    def _database(self) -> None:
         if self.postgres_url is None:
             raise ValueError("CHATMESH_POSTGRES_URL is not set: messages are kept in PostgreSQL")
-        if len(self.hint_key.get_secret_value()) < MIN_HINT_KEY_CHARACTERS:
-            raise ValueError(
-                f"CHATMESH_HINT_KEY has fewer than {MIN_HINT_KEY_CHARACTERS} characters: "
-                "make one with openssl rand -hex 32"
-            )
+
+    @rule("node_target", "mesh_listen")
+    def _can_be_called(self) -> None:
         if not self.node_target and self.mesh_listen.startswith(_ANY_ADDRESS):
             raise ValueError(
                 f"CHATMESH_MESH_LISTEN={self.mesh_listen!r} is no address that others can call: "
                 "set CHATMESH_NODE_TARGET to this node's own address and mesh port"
             )
-        return self
 
     @property
     def limits(self) -> Limits:

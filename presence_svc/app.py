@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 
+from chatmesh import variables
 from chatmesh.mesh.v1 import callers_pb2, presence_pb2, presence_pb2_grpc
 from chatmesh.runtime import redis
 from chatmesh.runtime.callers import allowed_callers
@@ -26,7 +27,7 @@ MS_PER_DAY = 86_400_000
 
 async def main() -> int:
     """Load the settings and serve until told to stop; the exit code."""
-    return await lifecycle_main(PresenceSettings, serve)
+    return await lifecycle_main(PresenceSettings, serve, known=variables.NAMES)
 
 
 async def serve(lifecycle: Lifecycle, settings: PresenceSettings) -> None:

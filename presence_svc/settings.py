@@ -1,10 +1,8 @@
 """Settings of presence_svc: what every server has, and the times and limits of presence."""
 
-from typing import Self
+from pydantic import Field, SecretStr, field_validator
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-
-from chatmesh.runtime.settings import ServerSettings
+from chatmesh.runtime.settings import ServerSettings, rule
 from presence_svc.lease import LeaseTimes
 
 
@@ -36,8 +34,7 @@ class PresenceSettings(ServerSettings):
         LeaseTimes(value)
         return value
 
-    @model_validator(mode="after")
-    def _redis(self) -> Self:
+    @rule("redis_url")
+    def _redis(self) -> None:
         if not self.redis_url.get_secret_value():
             raise ValueError("CHATMESH_REDIS_URL is empty: set the URL of Valkey or Redis")
-        return self

@@ -7,6 +7,7 @@ from typing import Final
 
 import psycopg
 
+from chatmesh import variables
 from chatmesh.mesh.v1 import callers_pb2, push_pb2, push_pb2_grpc
 from chatmesh.runtime import metrics, migrate
 from chatmesh.runtime.callers import allowed_callers
@@ -43,7 +44,7 @@ _log = logger(__name__)
 
 async def main() -> int:
     """Load the settings and serve until told to stop; the exit code."""
-    return await lifecycle_main(PushSettings, serve)
+    return await lifecycle_main(PushSettings, serve, known=variables.NAMES)
 
 
 async def serve(lifecycle: Lifecycle, settings: PushSettings) -> None:

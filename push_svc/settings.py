@@ -2,11 +2,11 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 
-from chatmesh.runtime.settings import ServerSettings, check_readable
+from chatmesh.runtime.settings import ServerSettings, Target, check_readable, rule
 from push_svc.decide import Privacy, Provider
 
 ProviderName = Literal["log", "webhook", "web_push", "apns", "fcm"]
@@ -31,7 +31,7 @@ class PushSettings(ServerSettings):
     postgres_url: SecretStr
     """postgresql:// URL of the database."""
 
-    chat_target: str = "127.0.0.1:7031"
+    chat_target: Target = "127.0.0.1:7031"
     """gRPC target of the chat nodes' mesh listeners; any of them answers for any device."""
 
     embedded: bool = False
@@ -126,8 +126,8 @@ class PushSettings(ServerSettings):
             raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes")
         return values
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
+    @rule("push_vapid_key", "push_vapid_subject")
+    def _vapid(self) -> None:
         if self.push_vapid_key is not None and not self.push_vapid_subject.startswith(
             ("mailto:", "https:")
         ):
@@ -135,20 +135,21 @@ class PushSettings(ServerSettings):
                 "CHATMESH_PUSH_VAPID_SUBJECT must be a mailto: or https: URL: push services write "
                 "there when something is wrong"
             )
+
+    @rule("push_apns_key", "push_apns_key_id", "push_apns_team_id")
+    def _apns(self) -> None:
         if self.push_apns_key is not None and not (
             self.push_apns_key_id and self.push_apns_team_id
         ):
             raise ValueError("CHATMESH_PUSH_APNS_KEY needs CHATMESH_PUSH_APNS_KEY_ID and _TEAM_ID")
-        return self
 
-    @model_validator(mode="after")
-    def _claims(self) -> Self:
+    @rule("push_claim_seconds", "push_send_seconds")
+    def _claims(self) -> None:
         if self.push_claim_seconds <= self.push_send_seconds:
             raise ValueError(
                 "CHATMESH_PUSH_CLAIM_SECONDS must be above CHATMESH_PUSH_SEND_SECONDS: a job must "
                 "not be taken by another replica while its request is still under way"
             )
-        return self
 
     def default_privacy(self, provider: int) -> Privacy:
         """What applies to a device that asked for nothing."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from chatmesh.ids import PROJECT_EPOCH_MS, SnowflakeLayout
-from chatmesh.runtime.settings import ServerSettings
+from chatmesh.runtime.settings import ServerSettings, rule
 
 
 class SequencerSettings(ServerSettings):
@@ -36,16 +34,21 @@ class SequencerSettings(ServerSettings):
     sequencer_extra_callers: tuple[str, ...] = ()
     """JSON list of further mesh services that may call, for other teams: ["billing_svc"]."""
 
-    @model_validator(mode="after")
-    def _database(self) -> Self:
+    @rule("postgres_url")
+    def _database(self) -> None:
         if self.postgres_url is None:
             raise ValueError(
                 "CHATMESH_POSTGRES_URL is not set: worker numbers are reserved in PostgreSQL"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _split(self) -> Self:
+    @rule(
+        "sequencer_time_bits",
+        "sequencer_worker_bits",
+        "sequencer_sequence_bits",
+        "sequencer_epoch_ms",
+        "sequencer_worker",
+    )
+    def _split(self) -> None:
         try:
             layout = self.layout
         except ValueError as error:
@@ -58,7 +61,6 @@ class SequencerSettings(ServerSettings):
                 f"CHATMESH_SEQUENCER_WORKER={worker} does not fit {layout.worker_bits} worker "
                 f"bits: choose a number below {layout.workers}"
             )
-        return self
 
     @property
     def layout(self) -> SnowflakeLayout:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from pydantic import Field
 
-from pydantic import Field, model_validator
-
-from chatmesh.runtime.settings import ServerSettings
+from chatmesh.runtime.settings import ServerSettings, Target, rule
 
 MIB = 1 << 20
 
@@ -14,10 +12,10 @@ MIB = 1 << 20
 class SyncSettings(ServerSettings):
     """What a sync replica needs to know."""
 
-    presence_target: str
+    presence_target: Target
     """gRPC target of presence_svc: host:port, dns:///…, or a comma list of IP:port."""
 
-    push_target: str
+    push_target: Target
     """gRPC target of push_svc: host:port, dns:///…, or a comma list of IP:port."""
 
     sync_streams: int = Field(default=4, ge=1, le=1024)
@@ -42,8 +40,7 @@ class SyncSettings(ServerSettings):
     sync_memory_mib: int = Field(default=64, ge=8, le=16_384)
     """Memory for batches under way. Past it the oldest ones that wait for a peer are forgotten."""
 
-    @model_validator(mode="after")
-    def _queue(self) -> Self:
+    @rule("redis_url")
+    def _queue(self) -> None:
         if self.redis_url is None:
             raise ValueError("CHATMESH_REDIS_URL is not set: the queue is kept in Redis")
-        return self

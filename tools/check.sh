@@ -22,6 +22,7 @@ check buf-lint buf lint protos
 check breaking python tools/check_breaking.py
 check stubs python tools/gen_stubs.py --check
 check error-table python tools/error_table.py --check
+check variables python tools/variable_names.py --check
 check spelling codespell
 check dependencies deptry .
 

@@ -4,6 +4,7 @@ Rules: no command's work is done here.
 """
 
 import importlib
+import os
 import pkgutil
 import sys
 
@@ -40,6 +41,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _warn_of_strangers() -> None:
+    """A variable that nothing reads is a line on stderr: it may be a misspelt setting."""
+    if not any(name.startswith("CHATMESH_") for name in os.environ):
+        return
+    from chatmesh.runtime.variables import strangers
+    from chatmesh.variables import NAMES
+
+    for stranger in strangers(os.environ, NAMES):
+        typer.echo(f"chatmesh: warning: {stranger}", err=True)
+
+
 def build() -> typer.Typer:
     """The application with every command that is a module of chatmesh.cli."""
     app = typer.Typer(
@@ -56,7 +68,7 @@ def build() -> typer.Typer:
             False, "--version", callback=_version, is_eager=True, help="Show the version and end."
         ),
     ) -> None:
-        pass
+        _warn_of_strangers()
 
     names = [module.name for module in pkgutil.iter_modules(cli.__path__)]
     rank = {name: place for place, name in enumerate(_ORDER)}

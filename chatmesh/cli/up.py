@@ -65,8 +65,8 @@ def up(
         ports=ports.value,
         trace_sample_ratio=trace_ratio,
     )
-    mesh = Mesh(options, report=progress)
-    asked = _StopSignals(mesh)
+    asked = _StopSignals()
+    mesh = asked.mesh = Mesh(options, report=progress, gave_up=asked.give_up)
     try:
         mesh.start()
         typer.echo(_ready_json(mesh) if as_json else _ready_text(mesh, named=data is not None))
@@ -79,6 +79,8 @@ def up(
             progress("stopping (again to stop at once)")
         mesh.stop()
     progress("stopped")
+    if asked.failure:
+        raise CommandError(asked.failure)
 
 
 class _Interrupted(BaseException):
@@ -88,10 +90,11 @@ class _Interrupted(BaseException):
 class _StopSignals:
     """SIGINT, SIGTERM and SIGHUP: before ready they interrupt, then they stop, then they hurry."""
 
-    def __init__(self, mesh: "Mesh") -> None:
+    def __init__(self) -> None:
         self.stopping = False
         self.came = False
-        self._mesh = mesh
+        self.failure = ""
+        self.mesh: Mesh | None = None
         # a pipe, not a threading.Event: a handler that runs while the main thread enters the
         # event's wait would wait for a lock that the main thread itself holds
         self._read_end, self._write_end = os.pipe()
@@ -104,10 +107,16 @@ class _StopSignals:
         self._starting = False
         os.read(self._read_end, 1)
 
+    def give_up(self, why: str) -> None:
+        """From the keeper's thread: a server says that it can never serve, so nobody waits on."""
+        self.failure = why
+        os.write(self._write_end, b"!")
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.came = True
         if self.stopping:
-            self._mesh.hurry()
+            if self.mesh is not None:
+                self.mesh.hurry()
         elif self._starting:
             self._starting = False
             self.stopping = True

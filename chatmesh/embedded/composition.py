@@ -2,7 +2,8 @@
 
 Role: `Composition.start()` turns options into parts and hands them to the keeper, one after the
 other: Valkey and the servers without PostgreSQL first, PostgreSQL meanwhile, then migrations, then
-the rest. What `supervisor.Mesh` offers to its users is not known here.
+the rest. Before any of it, settings and stores of yours are looked at: what is wrong is told at
+once. What `supervisor.Mesh` offers to its users is not known here.
 """
 
 import os
@@ -25,17 +26,33 @@ from chatmesh.embedded.postgres import (
     as_role,
     make_roles,
     role_passwords,
-    wait_until_accepts,
 )
 from chatmesh.embedded.processes import STORE_STAGE, ProcessTable
 from chatmesh.embedded.store_checks import POSTGRES_URL, REDIS_URL
 from chatmesh.embedded.valkey import EmbeddedValkey
+from chatmesh.runtime.addresses import check_postgres_url, check_redis_url
+from chatmesh.runtime.settings import SettingsError
+from chatmesh.runtime.variables import FILE_SUFFIX
 
 STORE_SECONDS = 60
 """PostgreSQL may have to recover from a kill first."""
 SERVERS_SECONDS = 120
 """Far more than they take; a loaded machine is slow, a broken one is told by deaths."""
 _BEFORE_POSTGRES = ("presence_svc", "sync_svc")
+# stand for URLs that are not known yet, or are bad themselves, while the rest is looked at
+_WELL_FORMED_POSTGRES = "postgresql://localhost/chatmesh"
+_WELL_FORMED_REDIS = "redis://localhost"
+
+
+def _given(name: str) -> str | None:
+    """A URL of the environment, also by file; an empty one is none. Raises StartFailed."""
+    file = os.environ.get(name + FILE_SUFFIX)
+    if not file:
+        return os.environ.get(name) or None
+    try:
+        return Path(file).read_text().strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartFailed(f"{name}{FILE_SUFFIX}: cannot read {file!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +64,9 @@ class MeshOptions:
     ports: Mode = "fixed"
     replicas: Mapping[str, int] = field(default_factory=dict)
     """By module name (`sync_svc`); 1 where absent. Chat nodes have their own field."""
-    postgres_url: str | None = field(default_factory=lambda: os.environ.get(POSTGRES_URL))
+    postgres_url: str | None = field(default_factory=lambda: _given(POSTGRES_URL))
     """URL of a PostgreSQL of yours, as its owner; None runs the embedded one."""
-    redis_url: str | None = field(default_factory=lambda: os.environ.get(REDIS_URL))
+    redis_url: str | None = field(default_factory=lambda: _given(REDIS_URL))
     """URL of a Redis or Valkey of yours; None runs the embedded one."""
     trace_sample_ratio: float | None = None
     """Share of messages traced, 0 to 1; None leaves the servers' default."""
@@ -93,8 +110,15 @@ class Composition:
         sockets = Path(tempfile.mkdtemp(prefix="chatmesh-"))  # short: a socket's path has 107 bytes
         table.add_folder(sockets)
         certificates.issue(self._folder.certificates, services.SERVICES)
+        self.otlp_endpoint = os.environ.get(services.OTLP_ENDPOINT) or self._own_spans()
+        self._check_settings()
+        store_checks.check(
+            self._folder.path,
+            postgres_url=self._options.postgres_url,
+            redis_url=self._options.redis_url,
+        )
         redis_url = self._start_valkey(sockets)
-        self.otlp_endpoint = self._start_spans()
+        self._start_spans()
         postgres, owner_url = self._find_postgres(sockets)
         write_private(self._folder.secrets / "postgres-url", owner_url.encode())
         write_private(self._folder.secrets / "redis-url", redis_url.encode())
@@ -104,9 +128,8 @@ class Composition:
             self._start_postgres(postgres)
         else:
             self._report(f"using PostgreSQL of {POSTGRES_URL}")
-            wait_until_accepts(owner_url, STORE_SECONDS)
-            make_roles(owner_url, self._role_passwords())
-        if postgres is None or self._options.postgres_settings:
+            make_roles(owner_url, self._role_passwords(owner_url))
+        if postgres is not None and self._options.postgres_settings:
             store_checks.check(self._folder.path, postgres_url=owner_url)
         if self._processes:
             self._migrate(owner_url)
@@ -114,10 +137,31 @@ class Composition:
             self._report(f"waiting for {len(self._processes)} servers")
         self._keeper.wait_ready(self._keeper.names(), SERVERS_SECONDS)
 
+    def _check_settings(self) -> None:
+        """Raises StartFailed with all that is wrong in the environment of any server."""
+        problems: list[str] = []
+        urls = [_WELL_FORMED_POSTGRES, _WELL_FORMED_REDIS]
+        given = (
+            (POSTGRES_URL, self._options.postgres_url, check_postgres_url),
+            (REDIS_URL, self._options.redis_url, check_redis_url),
+        )
+        for place, (name, url, check) in enumerate(given):
+            if url is None:
+                continue
+            try:
+                urls[place] = check(url)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        around = self._around(*urls)
+        for name, module in self._processes:
+            environment = self._command(name, module, self._plan.servers[name], around).environment
+            problems += services.settings_problems(module, environment)
+        if problems:
+            raise StartFailed(str(SettingsError(list(dict.fromkeys(problems)))))
+
     def _start_valkey(self, sockets: Path) -> str:
         if self._options.redis_url is not None:
             self._report(f"using Redis of {REDIS_URL}")
-            store_checks.check(self._folder.path, redis_url=self._options.redis_url)
             return self._options.redis_url
         self._report("starting Valkey")
         valkey = EmbeddedValkey(self._folder, sockets)
@@ -133,11 +177,13 @@ class Composition:
         )
         return valkey.url()
 
-    def _start_spans(self) -> str:
-        """Starts the span receiver, unless the environment names another; returns the endpoint."""
-        elsewhere = os.environ.get(services.OTLP_ENDPOINT)
-        if elsewhere:
-            return elsewhere
+    def _own_spans(self) -> str:
+        return f"http://{HOST}:{self._plan.spans}"
+
+    def _start_spans(self) -> None:
+        """Starts the span receiver, unless the environment names another."""
+        if self.otlp_endpoint != self._own_spans():
+            return
         port = self._plan.spans
         arguments = ["--listen", f"{HOST}:{port}", "--file", str(self._folder.spans_file)]
         argv = [sys.executable, "-m", "chatmesh.embedded.span_receiver", *arguments]
@@ -150,7 +196,6 @@ class Composition:
                 grace_seconds=5,
             )
         )
-        return f"http://{HOST}:{port}"
 
     def _find_postgres(self, sockets: Path) -> tuple[EmbeddedPostgres | None, str]:
         if self._options.postgres_url is not None:
@@ -180,7 +225,7 @@ class Composition:
         names: dict[str, list[str]] = {module: [] for module in services.SERVICES}
         for name, module in self._processes:
             names[module].append(name)
-        passwords = self._role_passwords()
+        passwords = self._role_passwords(owner_url)
         real_issuers = "CHATMESH_ISSUERS" in os.environ or "CHATMESH_ISSUERS_FILE" in os.environ
         return services.Surroundings(
             folder=self._folder.path,
@@ -198,8 +243,9 @@ class Composition:
             otlp_endpoint=self.otlp_endpoint,
         )
 
-    def _role_passwords(self) -> dict[str, str]:
-        return role_passwords(self._folder, self._options.postgres_url)
+    def _role_passwords(self, owner_url: str) -> dict[str, str]:
+        embedded = self._options.postgres_url is None
+        return role_passwords(self._folder, None if embedded else owner_url)
 
     def _migrate(self, owner_url: str) -> None:
         from chatmesh.runtime import migrate
@@ -217,11 +263,7 @@ class Composition:
     def _server(
         self, name: str, module: str, ports: ServerPorts, around: services.Surroundings
     ) -> Part:
-        given = self._options.environment
-        overrides = {
-            key: value for at in ("*", module, name) for key, value in given.get(at, {}).items()
-        }
-        command = services.command_of(name, module, ports, around, overrides)
+        command = self._command(name, module, ports, around)
         return Part(
             name=name,
             command=lambda: command,
@@ -229,4 +271,14 @@ class Composition:
             what_is_missing=lambda: services.what_is_missing(ports),
             stage=services.SERVICES[module].stage,
             grace_seconds=services.STOP_GRACE_SECONDS + 5,
+            hopeless_code=services.WRONG_SETTINGS_CODE,
         )
+
+    def _command(
+        self, name: str, module: str, ports: ServerPorts, around: services.Surroundings
+    ) -> Command:
+        given = self._options.environment
+        overrides = {
+            key: value for at in ("*", module, name) for key, value in given.get(at, {}).items()
+        }
+        return services.command_of(name, module, ports, around, overrides)

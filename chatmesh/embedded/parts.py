@@ -3,7 +3,8 @@
 Role: `Keeper` knows parts (a name, how to run it, how to see that it works) and nothing of what
 they are. One thread of its own reacts to deaths; its callers may be any thread.
 Rules: a part that dies is started again on the same ports after a jittered pause that doubles up to
-MAX_PAUSE_SECONDS and is forgotten after STEADY_SECONDS of life. A part that is held stays down.
+MAX_PAUSE_SECONDS and is forgotten after STEADY_SECONDS of life. A part that is held stays down, and
+so does one that ended with the code by which it says that another start is in vain.
 """
 
 import queue
@@ -41,6 +42,8 @@ class Part:
     stage: int
     stop_signal: int = signal.SIGTERM
     grace_seconds: float
+    hopeless_code: int | None = None
+    """An exit code that says: to start it again is in vain."""
 
 
 @dataclass(slots=True)
@@ -49,6 +52,7 @@ class _State:
     child: Child | None = None
     held: bool = False
     was_ready: bool = False
+    hopeless: bool = False
     deaths: int = 0
     """In a row, without STEADY_SECONDS of life in between."""
     started_at: float = 0.0
@@ -65,12 +69,16 @@ class Keeper:
         guard: Guard,
         report: Callable[[str], None],
         on_restart: Callable[[], None],
+        on_hopeless: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`on_hopeless` is called, from the keeper's thread, with the story of a part that says
+        that another start is in vain."""
         self._folder = folder
         self._table = table
         self._guard = guard
         self._report = report
         self._on_restart = on_restart
+        self._on_hopeless = on_hopeless
         self._states: dict[str, _State] = {}
         self._lock = threading.RLock()
         self._ended: queue.SimpleQueue[Child | None] = queue.SimpleQueue()
@@ -132,7 +140,7 @@ class Keeper:
         """Starts a held part again at once."""
         with self._lock:
             state = self._state(name)
-            state.held = False
+            state.held = state.hopeless = False
             state.deaths = 0
             if state.child is None or state.child.ended.is_set():
                 self._run(state)
@@ -209,6 +217,8 @@ class Keeper:
         with self._lock:
             state = self._state(name)
             part, child = state.part, state.child
+            if state.hopeless:
+                raise StartFailed(self._why(name, "its settings are wrong"))
             if state.deaths >= HOPELESS_DEATHS and not state.was_ready:
                 raise StartFailed(self._why(name, "it ended again and again"))
         if child is None or child.ended.is_set() or not part.is_ready():
@@ -270,6 +280,11 @@ class Keeper:
         state.child = None
         self._table.remove(child.name)
         if state.held:
+            return
+        if child.returncode is not None and child.returncode == state.part.hopeless_code:
+            state.hopeless = True
+            self._report(f"{child.name} {_how(child.returncode)}; it is not started again")
+            self._on_hopeless(self._why(child.name, "its settings are wrong"))
             return
         if time.monotonic() - state.started_at > STEADY_SECONDS:
             state.deaths = 0

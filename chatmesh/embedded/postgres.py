@@ -10,7 +10,6 @@ The migrations, not this module, grant rights inside the database.
 import hashlib
 import shutil
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -196,21 +195,6 @@ def accepts(url: str) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def wait_until_accepts(url: str, timeout_seconds: float) -> None:
-    """Waits for a server of yours. Raises StartFailed with the server's own words."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            psycopg.connect(url, connect_timeout=2).close()
-            return
-        except psycopg.OperationalError as error:
-            if time.monotonic() > deadline:
-                raise StartFailed(
-                    f"PostgreSQL of CHATMESH_POSTGRES_URL cannot be reached: {error}"
-                ) from None
-        time.sleep(0.1)
 
 
 def make_roles(owner_url: str, passwords: Mapping[str, str]) -> None:

@@ -1,10 +1,12 @@
 """What the supervisor must know of each server: its module, its order, its environment.
 
 Rules: this is all the knowledge of servers that chatmesh.embedded has. It starts modules by name
-and imports none of them.
+and imports nothing of them but their settings (`MODULE.settings`), by name as well, to tell what is
+wrong in the environment before anything is started.
 """
 
 import http.client
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,11 @@ from pathlib import Path
 from chatmesh.embedded import certificates
 from chatmesh.embedded.children import Command
 from chatmesh.embedded.ports import HOST, PortPlan, ServerPorts, is_free
+from chatmesh.runtime.settings import ServerSettings, SettingsError, load
+from chatmesh.variables import NAMES
 
+WRONG_SETTINGS_CODE = 2
+"""The exit code of a server whose settings are wrong: to start it again would be in vain."""
 STOP_GRACE_SECONDS = 10
 """How long a server may drain when the whole mesh stops; nobody is left to go to."""
 OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -98,6 +104,22 @@ def command_of(
         folder=around.folder,
         watches_parent=True,
     )
+
+
+def settings_problems(module: str, environment: Mapping[str, str]) -> list[str]:
+    """What is wrong with a server's environment, by the server's own rules; empty: nothing."""
+    settings = importlib.import_module(f"{module}.settings")
+    problems: list[str] = []
+    for value in vars(settings).values():
+        if not (isinstance(value, type) and issubclass(value, ServerSettings)):
+            continue
+        if value.__module__ != settings.__name__:
+            continue  # a base
+        try:
+            load(value, environment, known=NAMES)
+        except SettingsError as error:
+            problems += error.problems
+    return problems
 
 
 def is_ready(ports: ServerPorts) -> bool:

@@ -43,14 +43,22 @@ def _silent(_: str) -> None:
 
 
 class Mesh:
-    """A mesh that runs from `start()` to `stop()`. `report` gets a line of progress at a time."""
+    """A mesh that runs from `start()` to `stop()`.
+
+    `report` gets a line of progress at a time; `gave_up`, from a thread, the story of a process
+    that says itself that it can never come up again (wrong settings). The others go on.
+    """
 
     def __init__(
-        self, options: MeshOptions | None = None, report: Callable[[str], None] = _silent
+        self,
+        options: MeshOptions | None = None,
+        report: Callable[[str], None] = _silent,
+        gave_up: Callable[[str], None] = _silent,
     ) -> None:
         self.options = options or MeshOptions()
         self.folder = DataFolder(self.options.data)
         self._report = report
+        self._gave_up = gave_up
         self._table = ProcessTable(self.folder.processes_file)
         self._guard: Guard | None = None
         self._keeper: Keeper | None = None
@@ -81,7 +89,12 @@ class Mesh:
             self._plan = plan(self.options.processes(), self.options.ports)
             self._guard = Guard(self.folder, lock)
             self._keeper = Keeper(
-                self.folder, self._table, self._guard, self._report, self._write_mesh_file
+                self.folder,
+                self._table,
+                self._guard,
+                self._report,
+                self._write_mesh_file,
+                self._gave_up,
             )
             composition = Composition(
                 self.options, self.folder, self._plan, self._keeper, self._report

@@ -26,7 +26,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -37,7 +37,8 @@ from chatmesh.runtime.errors import StartupError
 from chatmesh.runtime.probes import ProbeServer
 from chatmesh.runtime.readiness import Readiness
 from chatmesh.runtime.server import stop_all_running
-from chatmesh.runtime.settings import ServerSettings, SettingsError, load
+from chatmesh.runtime.settings import ServerSettings, SettingsError, load, variable
+from chatmesh.runtime.variables import strangers
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -161,14 +162,30 @@ class Lifecycle:
 App = Callable[[Lifecycle], Awaitable[None]]
 
 
-async def main(cls: type[S], app: Callable[[Lifecycle, S], Awaitable[None]]) -> int:
-    """Load the settings and serve; the exit code. Wrong settings are told on stderr (code 2)."""
+async def main(
+    cls: type[S],
+    app: Callable[[Lifecycle, S], Awaitable[None]],
+    *,
+    known: Collection[str] = (),
+) -> int:
+    """Load the settings and serve; the exit code. Wrong settings are told on stderr (code 2).
+
+    `known` are the names of all variables that any server reads: one that resembles them is
+    refused as misspelt, another one is warned of.
+    """
     try:
-        settings = load(cls)
+        settings = load(cls, known=known)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_SETTINGS
-    return await serve(lambda lifecycle: app(lifecycle, settings), settings)
+
+    async def run(lifecycle: Lifecycle) -> None:
+        if known:
+            for stranger in strangers(os.environ, {*known, *map(variable, cls.model_fields)}):
+                _log.warning("unknown variable", what=str(stranger))
+        await app(lifecycle, settings)
+
+    return await serve(run, settings)
 
 
 async def serve(app: App, settings: ServerSettings, *, service: str = "") -> int:

@@ -10,7 +10,6 @@ without mesh TLS the channel adds the metadata `chatmesh-caller` to each call, n
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Final, Self
 import grpc
 
 from chatmesh.runtime import trace
+from chatmesh.runtime.addresses import resolve_target
 from chatmesh.runtime.callers import CALLER_METADATA
 from chatmesh.runtime.deadlines import remaining_seconds
 from chatmesh.runtime.errors import StartupError
@@ -53,29 +53,6 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
 
 
 _log = logger(__name__)
-
-
-def resolve_target(target: str) -> tuple[str, str | None]:
-    """gRPC's target for ours, and the authority to expect when gRPC cannot tell it.
-
-    Raises ValueError for a comma list that is not of addresses of one family.
-    """
-    if "," not in target:
-        return target, None
-    parts = [part.strip() for part in target.split(",") if part.strip()]
-    versions = set()
-    for part in parts:
-        host, colon, port = part.rpartition(":")
-        try:
-            versions.add(ipaddress.ip_address(host.strip("[]")).version)
-            int(port)
-        except ValueError:
-            raise ValueError(f"{part!r} of the target list is not IP:port") from None
-        if not colon:
-            raise ValueError(f"{part!r} of the target list is not IP:port")
-    if len(versions) != 1:
-        raise ValueError("a target list must not mix IPv4 and IPv6")
-    return f"ipv{versions.pop()}:{','.join(parts)}", parts[0]
 
 
 class Peer:

@@ -16,7 +16,6 @@ import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import (
@@ -30,11 +29,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from chatmesh.runtime.addresses import is_cluster, plain_redis_url
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.logs import logger
 from chatmesh.runtime.readiness import Component
 
-CLUSTER_SCHEMES: Final = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 CONNECT_TIMEOUT_SECONDS: Final = 2.0
 COMMAND_TIMEOUT_SECONDS: Final = 2.0
 """A command on a live server takes under a millisecond; after this the server is away."""
@@ -120,7 +119,7 @@ def blocking_client(url: str, *, timeout_seconds: float = BLOCKING_TIMEOUT_SECON
 
 
 def _client(url: str, timeout_seconds: float) -> Client:
-    parts = urlsplit(url)
+    plain = plain_redis_url(url)
     options: dict[str, Any] = {
         "protocol": 3,
         "retry": Retry(NoBackoff(), 0),
@@ -128,12 +127,9 @@ def _client(url: str, timeout_seconds: float) -> Client:
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "max_connections": MAX_CONNECTIONS,
     }
-    if parts.scheme in CLUSTER_SCHEMES:
-        plain = urlunsplit(parts._replace(scheme=CLUSTER_SCHEMES[parts.scheme]))
+    if is_cluster(url):
         return RedisCluster.from_url(plain, **options)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("not a Redis URL (redis://, rediss://, unix:// or redis+cluster://)")
-    made = Redis.from_url(url, **options)
+    made = Redis.from_url(plain, **options)
     pool: Any = made.connection_pool
     pool.connection_class = _TASKLESS[pool.connection_class]
     return made

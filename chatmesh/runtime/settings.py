@@ -1,18 +1,20 @@
 """Typed settings from the environment: `CHATMESH_<FIELD>`, or `CHATMESH_<FIELD>_FILE`.
 
-Role: `load()` reads every value of a settings class at once and reports all bad ones together.
+Role: `load()` reads every value of a settings class at once and reports all that is wrong together:
+bad values, rules over several of them, and names that are misspelt.
 Rules: secrets are SecretStr and never appear in an error; constructing a class directly reads no
-environment (tests, tools). A field's docstring is its help and ends up in the error text.
+environment (tests, tools). A field's docstring is its help and ends up in the error text. What
+holds between fields is a method marked by `rule`, not a validator: a validator would not be asked
+while any field is bad, and its fault would be told in a second round only.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -20,18 +22,42 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    create_model,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-PREFIX = "CHATMESH_"
-FILE_SUFFIX = "_FILE"
+from chatmesh.runtime.addresses import (
+    check_address,
+    check_postgres_url,
+    check_redis_url,
+    check_target,
+    is_local,
+)
+from chatmesh.runtime.variables import FILE_SUFFIX, PREFIX, strangers
+
+__all__ = [
+    "Address",
+    "ServerSettings",
+    "Settings",
+    "SettingsError",
+    "Target",
+    "check_address",
+    "check_readable",
+    "is_local",
+    "load",
+    "rule",
+    "variable",
+]
+
 _MAX_FILE_BYTES = 1 << 20
 """A setting is small; a path to something larger is a mistake (or /dev/zero)."""
 _SHOWN_CHARACTERS = 60
 
 SettingsT = TypeVar("SettingsT", bound="Settings")
+RuleT = TypeVar("RuleT", bound=Callable[[Any], None])
+_RULE = "_rule_needs"
 
 
 class SettingsError(Exception):
@@ -43,12 +69,52 @@ class SettingsError(Exception):
         super().__init__(f"{count} wrong:\n" + "\n".join(f"  {line}" for line in problems))
 
 
+def rule(*needs: str) -> Callable[[RuleT], RuleT]:
+    """Marks a method that raises ValueError when fields do not go together.
+
+    `needs` are the fields that it looks at: it is not asked while one of them is bad by itself. Its
+    text is one line and names the variables.
+    """
+
+    def mark(method: RuleT) -> RuleT:
+        setattr(method, _RULE, frozenset(needs))
+        return method
+
+    return mark
+
+
 class Settings(BaseSettings):
     """Base of all settings classes."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
     )
+
+    bad_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that hold nothing because what was given is bad; `load()` alone sets it."""
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        broken = []
+        for needs, method in self._rules():
+            if needs & self.bad_fields:
+                continue
+            try:
+                method(self)
+            except ValueError as error:
+                broken.append(str(error))
+        if broken:
+            raise ValueError("\n".join(broken))
+        return self
+
+    @classmethod
+    def _rules(cls) -> Iterator[tuple[frozenset[str], Callable[[Any], None]]]:
+        """Rules of this class and its bases, the bases' first."""
+        for one in reversed(cls.__mro__):
+            for method in vars(one).values():
+                needs = getattr(method, _RULE, None)
+                if needs is not None:
+                    yield needs, method
 
     @classmethod
     def settings_customise_sources(
@@ -63,25 +129,51 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def load(cls: type[SettingsT], environ: Mapping[str, str] | None = None) -> SettingsT:
+def load(
+    cls: type[SettingsT],
+    environ: Mapping[str, str] | None = None,
+    *,
+    known: Collection[str] = (),
+) -> SettingsT:
     """An instance of `cls` from the environment.
 
+    `known` are the names of all variables that something reads. With them, a name that resembles
+    one of those is wrong, too; others are left to the caller to warn of.
     Raises SettingsError listing every bad value: variable, what is wrong, what to do.
     """
-    values, unreadable = _read(cls, os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    values, unreadable = _read(cls, environ)
     problems = list(unreadable.values())
     settings: SettingsT | None = None
+    bad = set(unreadable)
     try:
-        settings = cls(**values)
+        settings = _holding(cls, bad)(**values)
     except ValidationError as error:
-        for detail in error.errors():
-            location = detail["loc"]
-            if location and location[0] in unreadable:
-                continue
-            problems.append(_problem(cls, location, detail["msg"], values))
+        fields = {str(detail["loc"][0]) for detail in error.errors() if detail["loc"]}
+        problems += _problems(cls, error, values)
+        if fields:  # its rules were not asked
+            bad |= fields & cls.model_fields.keys()
+            good = {name: value for name, value in values.items() if name not in bad}
+            try:
+                _holding(cls, bad)(**good)
+            except ValidationError as second:
+                problems += _problems(cls, second, values)
+    if known:
+        own = {*known, *map(variable, cls.model_fields)}
+        problems += [str(one) for one in strangers(environ, own) if one.meant is not None]
     if problems or settings is None:
         raise SettingsError(problems)
     return settings
+
+
+def _holding(cls: type[SettingsT], bad: Collection[str]) -> type[SettingsT]:
+    """The class itself, or one that wants nothing of bad fields and asks no rule about them."""
+    if not bad:
+        return cls
+    fields: Any = dict.fromkeys(bad, (Any, None))
+    made: type[SettingsT] = create_model(cls.__name__, __base__=cls, **fields)
+    made.bad_fields = frozenset(bad)
+    return made
 
 
 def variable(field: str) -> str:
@@ -147,6 +239,14 @@ def _takes_json(annotation: Any) -> bool:
     )
 
 
+def _problems(cls: type[Settings], error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+    return [
+        _problem(cls, detail["loc"], line, values)
+        for detail in error.errors()
+        for line in detail["msg"].splitlines()
+    ]
+
+
 def _problem(
     cls: type[Settings], location: tuple[int | str, ...], message: str, values: Mapping[str, Any]
 ) -> str:
@@ -167,38 +267,9 @@ def _help(cls: type[Settings], name: str) -> str:
     return " ".join((cls.model_fields[name].description or "").split())
 
 
-# --- addresses -------------------------------------------------------------------------------
-
-
-def check_address(text: str) -> str:
-    """`HOST:PORT`, `[V6]:PORT` or `unix:/absolute/path`; ValueError otherwise."""
-    if text.startswith("unix:"):
-        if not text.removeprefix("unix:").startswith("/"):
-            raise ValueError("a unix socket needs an absolute path, as unix:/run/x.sock")
-        return text
-    host, colon, port = text.rpartition(":")
-    if not colon or not host:
-        raise ValueError("must be HOST:PORT or unix:/path")
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{port!r} is not a port between 0 and 65535")
-    return text
-
-
-def is_local(address: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 Address = Annotated[str, AfterValidator(check_address)]
 OptionalAddress = Annotated[str, AfterValidator(lambda text: check_address(text) if text else "")]
+Target = Annotated[str, AfterValidator(check_target)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -261,21 +332,38 @@ class ServerSettings(Settings):
     def _readable(cls, path: Path | None) -> Path | None:
         return check_readable(path)
 
-    @model_validator(mode="after")
-    def _tls(self) -> Self:
+    @field_validator("postgres_url")
+    @classmethod
+    def _postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and url.get_secret_value():
+            check_postgres_url(url.get_secret_value())
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and url.get_secret_value():
+            check_redis_url(url.get_secret_value())
+        return url
+
+    @rule("mesh_tls_ca", "mesh_tls_cert", "mesh_tls_key")
+    def _tls_files(self) -> None:
         files = (self.mesh_tls_ca, self.mesh_tls_cert, self.mesh_tls_key)
         if any(files) and not all(files):
             raise ValueError(
                 "CHATMESH_MESH_TLS_CA, CHATMESH_MESH_TLS_CERT and CHATMESH_MESH_TLS_KEY: "
                 "set all three or none"
             )
+
+    @rule("mesh_tls_ca", "mesh_tls_cert", "mesh_tls_key", "mesh_listen", "mesh_insecure")
+    def _tls_off_loopback(self) -> None:
+        files = (self.mesh_tls_ca, self.mesh_tls_cert, self.mesh_tls_key)
         if not any(files) and not is_local(self.mesh_listen) and not self.mesh_insecure:
             raise ValueError(
                 f"CHATMESH_MESH_LISTEN={self.mesh_listen!r} is reachable from other machines and "
                 "has no TLS: set CHATMESH_MESH_TLS_CA, _CERT and _KEY, or listen on 127.0.0.1, "
                 "or set CHATMESH_MESH_INSECURE=true inside an encrypted network"
             )
-        return self
 
 
 def check_readable(path: Path | None) -> Path | None:

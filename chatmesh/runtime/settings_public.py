@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from chatmesh.runtime.settings import Address, ServerSettings, check_readable, is_local
+from chatmesh.runtime.settings import Address, ServerSettings, check_readable, is_local, rule
 
 PUBLIC_KEY_ALGORITHMS: Final = (
     "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "PS256", "PS384", "PS512", "RS256", "RS384",
@@ -128,12 +128,22 @@ class PublicServerSettings(ServerSettings):
     def _public_readable(cls, path: Path | None) -> Path | None:
         return check_readable(path)
 
-    @model_validator(mode="after")
-    def _public(self) -> Self:
+    @field_validator("dev_secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(f"secret must have at least {MIN_SECRET_BYTES} bytes")
+        return secret
+
+    @rule("public_tls_cert", "public_tls_key")
+    def _public_tls_files(self) -> None:
         if (self.public_tls_cert is None) != (self.public_tls_key is None):
             raise ValueError(
                 "CHATMESH_PUBLIC_TLS_CERT and CHATMESH_PUBLIC_TLS_KEY: set both or none"
             )
+
+    @rule("public_tls_cert", "public_listen", "public_insecure")
+    def _public_tls_off_loopback(self) -> None:
         local = is_local(self.public_listen)
         if self.public_tls_cert is None and not local and not self.public_insecure:
             raise ValueError(
@@ -141,10 +151,9 @@ class PublicServerSettings(ServerSettings):
                 "and has no TLS: set CHATMESH_PUBLIC_TLS_CERT and _KEY, or listen on 127.0.0.1, "
                 "or set CHATMESH_PUBLIC_INSECURE=true behind a proxy that ends TLS"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _one_key_family(self) -> Self:
+    @rule("dev_secret", "issuers", "embedded")
+    def _one_key_family(self) -> None:
         shared = self.dev_secret is not None or any(i.secret is not None for i in self.issuers)
         public = any(i.secret is None for i in self.issuers)
         if shared and public:
@@ -162,8 +171,6 @@ class PublicServerSettings(ServerSettings):
                 "nobody could log in: set CHATMESH_ISSUERS, or CHATMESH_DEV_SECRET_FILE with "
                 "CHATMESH_EMBEDDED=true"
             )
-        self.token_issuers()  # a secret that is too short is told here
-        return self
 
     def token_issuers(self) -> tuple[IssuerSettings, ...]:
         """All issuers, the development one included."""

@@ -108,6 +108,13 @@ def folder_impossible() -> tuple[str, str]:
     return up("--data", "/dev/null/mesh", "--ports", "auto")
 
 
+def wrong_settings() -> tuple[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        return up(
+            "--data", folder, "--ports", "auto", CHATMESH_LOG_LEVEL="loud", CHATMESH_REDIS_ULR="x"
+        )  # fmt: skip
+
+
 def postgres_unreachable() -> tuple[str, str]:
     url = f"postgresql://chatmesh:secret@{NOWHERE}/chatmesh"
     return server("sequencer_svc", "postgres", POSTGRES_URL=url)
@@ -180,6 +187,7 @@ STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "data folder in use by another mesh": folder_in_use,
     "ports taken": ports_taken,
     "data folder that cannot be made": folder_impossible,
+    "settings of servers that are wrong": wrong_settings,
     "PostgreSQL unreachable": postgres_unreachable,
     "PostgreSQL unreachable, the whole mesh": up_without_postgres,
     "Redis unreachable": redis_unreachable,

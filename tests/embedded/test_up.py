@@ -110,6 +110,19 @@ def test_a_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:
         taken.close()
 
 
+def test_a_server_whose_settings_became_wrong_ends_it(tmp_path: Path) -> None:
+    with up(tmp_path / "data", "--ports", "auto", "--json", "--chat-nodes", "1") as process:
+        ready(process)
+        (chat,) = (p for p in running.find(tmp_path / "data").processes if p.name == "chat-1")
+        (tmp_path / "data" / "certificates" / "chat_svc.pem").unlink()
+        os.kill(chat.pid, signal.SIGKILL)
+        _, err = process.communicate()
+        assert process.returncode == 1
+    assert "chat-1 ended with code 2; it is not started again" in err
+    assert "chatmesh: chat-1 did not start: its settings are wrong" in err
+    assert "CHATMESH_MESH_TLS_CERT=" in err
+
+
 def test_a_server_that_is_killed_comes_back_on_its_port(tmp_path: Path) -> None:
     with up(tmp_path / "data", "--ports", "auto", "--json") as process:
         ready(process)

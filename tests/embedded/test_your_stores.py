@@ -72,6 +72,55 @@ def test_a_postgres_that_may_lose_commits_is_refused(tmp_path: Path) -> None:
         Mesh(options).start()
 
 
+def test_both_stores_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    options = MeshOptions(
+        data=tmp_path / "data",
+        ports="auto",
+        postgres_url="postgresql://a:secret@127.0.0.1:1/x",
+        redis_url="redis://:secret@127.0.0.1:1",
+    )
+    said: list[str] = []
+    with pytest.raises(StartFailed) as refusal:
+        Mesh(options, said.append).start()
+    text = str(refusal.value)
+    assert "PostgreSQL of CHATMESH_POSTGRES_URL cannot be reached" in text
+    assert "unset CHATMESH_POSTGRES_URL to let chatmesh run" in text
+    assert "Redis of CHATMESH_REDIS_URL cannot be used" in text
+    assert "secret" not in text
+    assert said == []
+
+
+def test_wrong_settings_of_any_server_are_told_before_anything_starts(tmp_path: Path) -> None:
+    options = MeshOptions(
+        data=tmp_path / "data",
+        ports="auto",
+        postgres_url="http://secret",
+        redis_url="redis://:secret@host:port",
+        environment={
+            "*": {"CHATMESH_LOG_LEVEL": "loud", "CHATMESH_LOG_FORMATS": "json"},
+            "sync_svc": {"CHATMESH_SYNC_STREAMS": "0"},
+        },
+    )
+    said: list[str] = []
+    with pytest.raises(StartFailed) as refusal:
+        Mesh(options, said.append).start()
+    first, *lines = str(refusal.value).splitlines()
+    assert first == "5 settings are wrong:"
+    for name in ("POSTGRES_URL", "REDIS_URL", "LOG_LEVEL=", "LOG_FORMATS", "SYNC_STREAMS"):
+        assert sum(f"CHATMESH_{name}" in line for line in lines) == 1, name
+    assert "secret" not in str(refusal.value)
+    assert said == []
+
+
+def test_a_url_may_lie_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHATMESH_REDIS_URL", raising=False)
+    monkeypatch.setenv("CHATMESH_REDIS_URL_FILE", str(tmp_path / "url"))
+    with pytest.raises(StartFailed, match="CHATMESH_REDIS_URL_FILE: cannot read"):
+        MeshOptions()
+    (tmp_path / "url").write_text("redis://127.0.0.1:1\n")
+    assert MeshOptions().redis_url == "redis://127.0.0.1:1"
+
+
 @pytest.mark.parametrize("url", ["http://x", "redis+cluster://:secret@127.0.0.1:1"])
 def test_no_password_in_a_refusal(url: str, tmp_path: Path) -> None:
     options = MeshOptions(data=tmp_path / "data", ports="auto", servers=False, redis_url=url)

@@ -64,9 +64,11 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
             sides.comparison,
             ground.store.devices,
             ground.store.push_state,
+            sides.standing,
         )
+        verifier.on_refused = sides.audit.refused
         drain = _drain(ground, path, sides, node, servicer)
-        public, mesh = _listeners(ground, path, node, servicer, verifier)
+        public, mesh = _listeners(ground, path, sides, node, servicer, verifier)
         add_unary_services(public, ground, path, sides, node)
         ground.address.target = settings.target_at(await mesh.start())
         _run_links(lifecycle, path, sides)
@@ -110,6 +112,7 @@ def _drain(
 def _listeners(
     ground: Ground,
     path: Path,
+    sides: Sides,
     node: ChatNode,
     servicer: NodeServicer,
     verifier: TokenVerifier,
@@ -131,6 +134,7 @@ def _listeners(
             ground.call_store.timeline,
             path.resolver,
             snapshots(ground),
+            sides.audit.record,
         ),
     )
     mesh = mesh_server(settings, readiness, callers=_callers(), tracer=ground.tracer)
@@ -177,6 +181,10 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     lifecycle.background("reaper", sides.reaper.run)
     lifecycle.background("comparison", sides.comparison.run)
     lifecycle.background("neighbours", sides.neighbours.run)
+    lifecycle.background("standing", sides.standing.run)
+    lifecycle.background("audit", sides.audit.run)
+    lifecycle.background("refused tokens", sides.audit.run_refused)
+    lifecycle.background("audit retention", sides.audit.run_trim)
     lifecycle.background("sweep", node.sweep)
     for number in range(1, ground.settings.fill_readers + 1):
         lifecycle.background(f"fill {number}", sides.fill.run)

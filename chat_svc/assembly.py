@@ -13,6 +13,7 @@ from typing import Final
 from chat_svc.core.limits import Limits
 from chat_svc.links import Links, open_links
 from chat_svc.node.audience import Audience
+from chat_svc.node.audit import AuditLog
 from chat_svc.node.begin import needed_once
 from chat_svc.node.commit_runner import BatchIds, CommitRunner
 from chat_svc.node.committer import Committer
@@ -37,6 +38,7 @@ from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
 from chat_svc.node.showing import Showing
 from chat_svc.node.signals import Signals
+from chat_svc.node.standing import Standing
 from chat_svc.node.tasks import Tasks
 from chat_svc.node.waiting_lane import WaitingLane
 from chat_svc.node.watching import Watching
@@ -116,6 +118,8 @@ class Sides:
     delivery: Delivery
     comparison: Comparison
     neighbours: Neighbours
+    standing: Standing
+    audit: AuditLog
     tasks: Tasks
 
 
@@ -307,6 +311,8 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         delivery=delivery,
         comparison=comparison,
         neighbours=Neighbours(links.connect),
+        standing=Standing(store.users, path.resolver, sessions, clock),
+        audit=AuditLog(store.audit, clock, ground.settings.audit_keep_days),
         tasks=Tasks(),
     )
 

@@ -66,6 +66,10 @@ class ChatSettings(PublicServerSettings):
     """Days that records of the audit log are kept, 30 or more; 0 = for ever. Less than 30 counts
     as 30."""
 
+    audit_keep_days: int = Field(default=0, ge=0, le=36_500)
+    """Days that records of the audit log are kept, 30 or more; 0 = for ever. Less than 30 counts
+    as 30."""
+
     fill_readers: int = Field(default=4, ge=1, le=64)
     """Timeline reads at a time, over all sessions: a storm of reconnects takes turns."""
 

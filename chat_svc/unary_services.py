@@ -61,6 +61,12 @@ def add_unary_services(
     async def presence_of(who: Caller, users: Sequence[str]) -> Sequence[Presence]:
         return await sides.audience.presence_of(who.tenant, who.account.id, users)
 
+    async def standing_changed(account: int) -> None:
+        await sides.standing.refresh()
+        for node_id, target in await ground.call_store.users.nodes_of(account):
+            if node_id != ground.address.node_id:
+                sides.neighbours.end_soon(target, account, [], Closed.REASON_REVOKED)
+
     parts = UnaryParts(
         store=ground.call_store,
         resolver=path.resolver,
@@ -78,6 +84,8 @@ def add_unary_services(
         privacy_changed=privacy_changed,
         presence_of=presence_of,
         end_sessions=end_sessions,
+        record=sides.audit.record,
+        standing_changed=standing_changed,
         to_the_end=sides.tasks.to_the_end,
         may_have_rows=path.outbox.may_have_rows,
     )

@@ -151,6 +151,10 @@ TOKEN_NOT_YET_VALID = _row("TOKEN_NOT_YET_VALID", _S.UNAUTHENTICATED,
     "the token is not valid yet", "check the issuer's clock")
 TOKEN_MISMATCH = _row("TOKEN_MISMATCH", _S.UNAUTHENTICATED,
     "the new token belongs to another user or tenant", "renew with a token of the same user")
+TOKEN_REVOKED = _row("TOKEN_REVOKED", _S.UNAUTHENTICATED,
+    "the token was revoked", "sign in anew")
+USER_DISABLED = _row("USER_DISABLED", _S.PERMISSION_DENIED,
+    "the caller's account is switched off", "tell the user; ask an administrator")
 SCOPE_REQUIRED = _row("SCOPE_REQUIRED", _S.PERMISSION_DENIED,
     "the token lacks the scope that this needs", "see metadata: scope")
 CALLER_UNKNOWN = _row("CALLER_UNKNOWN", _S.UNAUTHENTICATED,

@@ -193,6 +193,7 @@ class ConversationApi(ConversationServiceServicer):
         self, request: pb.SearchMessagesRequest, context: Context
     ) -> pb.SearchMessagesResponse:
         """Not offered yet."""
+        await caller_of(self._parts, context)
         raise errors.UNIMPLEMENTED()
 
     async def UpdateMemberState(
@@ -220,6 +221,7 @@ class ConversationApi(ConversationServiceServicer):
         self, request: pb.HideMessageRequest, context: Context
     ) -> pb.HideMessageResponse:
         """Not offered yet."""
+        await caller_of(self._parts, context)
         raise errors.UNIMPLEMENTED()
 
     async def GetAccountState(

@@ -6,6 +6,7 @@ from typing import Any
 
 from chat_svc.node.delivery import Comparison, Delivery
 from chat_svc.node.node import ChatNode
+from chat_svc.node.standing import Standing
 from chat_svc.store.devices import DeviceStore
 from chat_svc.store.push_state import PendingRow, PushStateRow, PushStateStore
 from chatmesh import errors
@@ -28,7 +29,9 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
         comparison: Comparison,
         devices: DeviceStore,
         push_state: PushStateStore,
+        standing: Standing,
     ) -> None:
+        self._standing = standing
         self._node = node
         self._delivery = delivery
         self._comparison = comparison
@@ -81,6 +84,10 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
         if request.reason not in Closed.Reason.values():
             raise errors.INVALID_FIELD(field="reason")
         reason = Closed.Reason.ValueType(request.reason)
+        if reason == Closed.REASON_REVOKED and not device_ids:
+            # A user was switched off, signed out of everywhere or erased: what this node keeps of
+            # the account tells whom it concerns; who signed in anew since then stays.
+            return pb.EndSessionsResponse(ended=await self._standing.refresh())
         if reason == Closed.REASON_REPLACED:
             # The request may be late: a device whose newest session is here again stays.
             newest_here = {

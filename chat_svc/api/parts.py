@@ -40,6 +40,10 @@ async def _by_caller(work: Coroutine[Any, Any, Governed], _name: str) -> Governe
     return await work
 
 
+async def _nowhere(*_: Any) -> None:
+    """Without a node nobody is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnaryParts:
     """Everything behind the unary services."""
@@ -71,6 +75,11 @@ class UnaryParts:
     """Presence of users as the caller may see it; None: not offered."""
     to_the_end: Callable[[Coroutine[Any, Any, Governed], str], Awaitable[Governed]] = _by_caller
     """Runs work of the node's own: Tasks.to_the_end."""
+    record: Callable[..., Awaitable[None]] = _nowhere
+    """(tenant, audit records): appends them, AuditLog.record."""
+    standing_changed: Callable[[int], Awaitable[None]] = _nowhere
+    """An account was switched off or on, signed out of everywhere, or erased: all nodes are to
+    know."""
     may_have_rows: Callable[[], None] = lambda: None
     """A slow commit of unknown outcome may have made an outbox row: Outbox.may_have_rows."""
 
@@ -83,7 +92,7 @@ async def caller_of(parts: UnaryParts, context: Context, *, may_act: bool = True
     """
     if not may_act and any(key == ON_BEHALF_OF for key, _ in context.invocation_metadata() or ()):
         raise errors.SCOPE_REQUIRED("nobody may do this for somebody else")
-    return await caller(parts.resolver, context)
+    return await caller(parts.resolver, context, parts.record)
 
 
 def request_of(parts: UnaryParts, who: Caller, key: bytes, message: Message) -> Request:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from chat_svc.api.callers import Caller, caller
+from chat_svc.api.callers import Caller, Record, admitted, caller
 from chat_svc.api.snapshot import Snapshots
 from chat_svc.core.client_frames import check_send
 from chat_svc.core.extras import MAX_BIGINT
@@ -52,7 +52,9 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         timeline: TimelineStore,
         resolver: Resolver,
         snapshots: Snapshots,
+        record: Record,
     ) -> None:
+        self._record = record
         self._snapshots = snapshots
         self._node = node
         self._sends = sends
@@ -89,6 +91,7 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
     async def Submit(self, request: pb.SubmitRequest, context: Any) -> pb.SubmitResponse:
         """One frame for a session that Receive opened."""
         identity = current_identity()
+        await admitted(self._resolver, identity)
         session = self._node.parts.sessions.by_token(request.session_token)
         if session is None or session.is_over:
             raise errors.NO_SESSION()
@@ -145,7 +148,7 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         return await self._timeline.cursor_matches(account, seq, message_id)
 
     async def _caller(self, context: Any) -> Caller:
-        return await caller(self._resolver, context)
+        return await caller(self._resolver, context, self._record)
 
 
 async def _read(session: LiveSession, context: Any) -> None:

@@ -297,9 +297,11 @@ class ChatNode:
             identity = await self.parts.verifier.verify(token)
             if (identity.tenant, identity.user_id) != (mine.tenant, mine.user_id):
                 raise errors.TOKEN_MISMATCH()
+            await self.parts.opening.admit(identity)
         except Fault as fault:
             session.machine.close(Closed.REASON_PROTOCOL_ERROR, fault)
         else:
+            session.identity = identity
             session.machine.token_renewed(identity.expires_at_ms)
         session.settle()
 

@@ -19,6 +19,7 @@ from chat_svc.core.effects import Open
 from chat_svc.core.extras import MAX_BIGINT
 from chat_svc.core.limits import Limits
 from chat_svc.core.session import State
+from chat_svc.core.standing import refusal
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.farewell import Ended, Farewell
 from chat_svc.node.hints import NodeAddress
@@ -35,6 +36,7 @@ from chatmesh import errors
 from chatmesh.runtime import failpoints
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.identity import Identity
 from chatmesh.runtime.logs import LogBudget, logger
 from chatmesh.runtime.postgres import LostConnection
 from chatmesh.v1.session_pb2 import Closed, Welcome
@@ -99,12 +101,7 @@ class Opening:
             raise errors.LIMIT_EXCEEDED(
                 limit="sessions_per_node", value=parts.limits.sessions_per_node
             )
-        identity = session.identity
-        row = await self._patiently(
-            lambda: parts.resolver.own_account(identity.tenant, identity.user_id)
-        )
-        if row.disabled:
-            raise errors.DEVICE_REFUSED()
+        row = await self.admit(session.identity)
         opened = await self._patiently(lambda: self._open_device(session, row, wanted))
         if not opened.cursor_ok:
             session.machine.cursor_invalid()
@@ -118,6 +115,22 @@ class Opening:
         session.machine.opened(welcome, parts.clock.monotonic())
         parts.counters.sessions_opened += 1
         parts.watching.start(session)
+
+    async def admit(self, identity: Identity) -> AccountRow:
+        """The account of a token's user.
+
+        Raises:
+            Fault: USER_DISABLED, TOKEN_REVOKED.
+        """
+        row = await self._patiently(
+            lambda: self._parts.resolver.own_account(
+                identity.tenant, identity.user_id, identity.issued_at_ms
+            )
+        )
+        fault = refusal(row.disabled, row.not_before_ms, identity.issued_at_ms)
+        if fault is not None:
+            raise fault
+        return row
 
     async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The call's answer; tried again over a broken connection, of which a pool may hold some
@@ -210,6 +223,8 @@ def _reason_of(fault: Fault) -> Closed.Reason.ValueType:
         return Closed.REASON_CURSOR_INVALID
     if fault.reason == errors.DEVICE_REFUSED.reason or fault.metadata.get("limit") == "max_devices":
         return Closed.REASON_DEVICE_REFUSED
+    if fault.reason in (errors.USER_DISABLED.reason, errors.TOKEN_REVOKED.reason):
+        return Closed.REASON_REVOKED
     return Closed.REASON_UNAVAILABLE  # the node is full, or a peer did not answer: come back
 
 

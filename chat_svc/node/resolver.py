@@ -87,13 +87,38 @@ class Resolver:
 
     # -- single questions ------------------------------------------------------------------------
 
-    async def own_account(self, tenant: str, user: str) -> AccountRow:
-        """The account of a verified token's user, made at first sight."""
+    async def own_account(self, tenant: str, user: str, issued_at_ms: int = 0) -> AccountRow:
+        """The account of a verified token's user, made at first sight.
+
+        Args:
+            tenant: the token's tenant.
+            user: its user.
+            issued_at_ms: its `iat`; 0 = not said.
+
+        Raises:
+            Fault: TOKEN_REVOKED: the user was erased since.
+        """
         row = self._by_user.get((tenant, user))
         if row is None:
-            await self._load_accounts(tenant, {user}, make=True)
+            await self._load_accounts(tenant, {user}, make=False)
+            if (tenant, user) not in self._by_user:
+                if issued_at_ms < await self._accounts.erased_at_ms(tenant, user):
+                    raise errors.TOKEN_REVOKED()  # and no account is made for it
+                await self._load_accounts(tenant, {user}, make=True)
             row = self._by_user[tenant, user]
         return row
+
+    def restate(self, tenant: str, user: str, row: AccountRow) -> None:
+        """An account's row changed: what is kept of it is replaced."""
+        if (tenant, user) in self._by_user:
+            self._by_user.put((tenant, user), row)
+
+    def forget_account(self, tenant: str, account: int) -> None:
+        """An account was erased: its name means somebody else from now on."""
+        user = self._users.pop(account, None)
+        row = self._by_user.get((tenant, user)) if user is not None else None
+        if user is not None and row is not None and row.id == account:
+            del self._by_user[tenant, user]
 
     async def find_accounts(self, tenant: str, users: Iterable[str]) -> dict[str, AccountRow]:
         """Accounts of users that exist; never makes one."""

@@ -23,6 +23,8 @@ class AccountRow:
     kind: int
     """`chatmesh.v1.SenderKind` number."""
     disabled: bool
+    not_before_ms: int = 0
+    """Tokens issued before this are refused; 0 = none were revoked."""
 
 
 class ContactState(IntEnum):
@@ -68,14 +70,14 @@ class NotificationSettings:
 MAX_USER_ID_CHARACTERS: Final = 128
 
 _RESOLVE: Final = """
-SELECT a.external_id, a.id, a.tenant, a.kind, a.disabled_at_ms > 0
+SELECT a.external_id, a.id, a.tenant, a.kind, a.disabled_at_ms > 0, a.tokens_not_before_ms
 FROM chat.tenant t JOIN chat.account a ON a.tenant = t.id AND a.external_id = ANY (%s)
 WHERE t.name = %s
 """
 _MAKE: Final = "SELECT chat.make_accounts_1(%s, %s, %s, %s, %s::smallint)"
 _USERS: Final = "SELECT id, external_id FROM chat.account WHERE id = ANY (%s)"
 _BY_ID: Final = """
-SELECT a.id, a.tenant, a.kind, a.disabled_at_ms > 0, a.external_id
+SELECT a.id, a.tenant, a.kind, a.disabled_at_ms > 0, a.tokens_not_before_ms, a.external_id
 FROM chat.account a WHERE a.id = ANY (%s)
 """
 _CONTACTS_OF: Final = """
@@ -136,6 +138,9 @@ RETURNING mute, quiet_start_minute, quiet_end_minute, time_zone
 """
 
 
+_ERASED_AT: Final = "SELECT chat.erased_at_1(t.id, %s) FROM chat.tenant t WHERE t.name = %s"
+
+
 class AccountStore:
     """Reads and writes of account, contact, block."""
 
@@ -171,6 +176,11 @@ class AccountStore:
             return {}
         found = await calls.rows(self._database, _RESOLVE, (TextArray(users), tenant))
         return {user: AccountRow(*columns) for user, *columns in found}
+
+    async def erased_at_ms(self, tenant: str, user: str) -> int:
+        """When the last account of that name was erased; 0 = never."""
+        found = await calls.row(self._database, _ERASED_AT, (user, tenant))
+        return found[0] if found else 0
 
     async def users_of(self, accounts: Sequence[int]) -> dict[int, str]:
         """User ids by account, for entries and receipts of conversations already authorised."""

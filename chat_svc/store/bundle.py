@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from chat_svc.store.accounts import AccountStore
+from chat_svc.store.audit import AuditStore
 from chat_svc.store.commit import CommitStore
 from chat_svc.store.conversations import ConversationStore
 from chat_svc.store.devices import DeviceStore
@@ -19,6 +20,7 @@ from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.relations import RelationStore
 from chat_svc.store.retention import RetentionStore
 from chat_svc.store.timeline import TimelineStore
+from chat_svc.store.users import UserStore
 
 if TYPE_CHECKING:
     from chatmesh.runtime.postgres import Database, Lane
@@ -34,6 +36,7 @@ class ChatStore:
     """One object to pass on."""
 
     accounts: AccountStore
+    audit: AuditStore
     commit: CommitStore
     conversations: ConversationStore
     devices: DeviceStore
@@ -47,12 +50,14 @@ class ChatStore:
     relations: RelationStore
     retention: RetentionStore
     timeline: TimelineStore
+    users: UserStore
 
     @classmethod
     def on(cls, database: Database, lane: Lane, *, edit_window_ms: int = 86_400_000) -> Self:
         """All stores; the commit on its own lane."""
         return cls(
             accounts=AccountStore(database),
+            audit=AuditStore(database),
             commit=CommitStore(lane, edit_window_ms=edit_window_ms),
             conversations=ConversationStore(database),
             devices=DeviceStore(database),
@@ -66,4 +71,5 @@ class ChatStore:
             relations=RelationStore(database),
             retention=RetentionStore(database),
             timeline=TimelineStore(database),
+            users=UserStore(database),
         )

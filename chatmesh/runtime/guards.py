@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from chatmesh.runtime import callers, identity
+from chatmesh.runtime.faults import Fault
 from chatmesh.runtime.identity import TokenVerifier
 from chatmesh.runtime.interceptors import Context
 from chatmesh.runtime.readiness import Readiness
@@ -23,7 +24,12 @@ class IdentityGuard:
         values = [
             value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION
         ]
-        identity.set_current_identity(await self._verifier.verify(identity.bearer_token(values)))
+        try:
+            token = identity.bearer_token(values)
+        except Fault as fault:
+            self._verifier.on_refused("", fault.reason)
+            raise
+        identity.set_current_identity(await self._verifier.verify(token))
 
 
 class CallerGuard:

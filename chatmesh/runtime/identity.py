@@ -15,7 +15,7 @@ import math
 import unicodedata
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
@@ -60,6 +60,8 @@ class Identity:
     expires_at_ms: int
     issuer: str
     token_id: str
+    issued_at_ms: int = 0
+    """The claim `iat`; 0 = the token has none."""
 
 
 _current: ContextVar[Identity] = ContextVar("identity")
@@ -75,6 +77,10 @@ def set_current_identity(identity: Identity) -> None:
     _current.set(identity)
 
 
+def _nobody(_tenant: str, _reason: str) -> None:
+    """Nobody keeps count."""
+
+
 class TokenVerifier:
     """Verifies bearer tokens of a fixed list of issuers."""
 
@@ -85,6 +91,8 @@ class TokenVerifier:
             raise ValueError("two issuers with one name")
         self._keys = {settings.issuer: KeyRing(settings, clock) for settings in issuers}
         self._cache: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
+        self.on_refused: Callable[[str, str], None] = _nobody
+        """Told (tenant, reason) of each refused token; no tenant: none was proved."""
 
     async def verify(self, token: str) -> Identity:
         """The identity that `token` proves.
@@ -92,6 +100,13 @@ class TokenVerifier:
         Raises Fault UNAUTHENTICATED with TOKEN_MALFORMED, TOKEN_INVALID, TOKEN_EXPIRED or
         TOKEN_NOT_YET_VALID.
         """
+        try:
+            return await self._believed(token)
+        except Fault as fault:
+            self.on_refused("", fault.reason)
+            raise
+
+    async def _believed(self, token: str) -> Identity:
         if len(token) > MAX_TOKEN_BYTES or not token.isascii():
             raise _refused(faults.TOKEN_MALFORMED, "the token is too long or not ASCII")
         digest = hashlib.blake2s(token.encode()).digest()
@@ -149,6 +164,7 @@ class TokenVerifier:
             expires_at_ms=int(expires * 1000),
             issuer=settings.issuer,
             token_id=token_id if isinstance(token_id, str) else "",
+            issued_at_ms=int(_time_claim(claims, "iat", default=0) * 1000),
         )
 
 

@@ -20,6 +20,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 import grpc
@@ -39,6 +40,14 @@ TRACEPARENT: Final = "traceparent"
 _log = logger(__name__)
 _budget = LogBudget(per_second=10)
 """Tracebacks are dear and an attacker may cause them; the metrics count all of them."""
+
+
+_method: ContextVar[str] = ContextVar("method", default="")
+
+
+def current_method() -> str:
+    """Name of the method that is being called, without its service; empty outside a call."""
+    return _method.get()
 
 
 class Guard(Protocol):
@@ -111,6 +120,7 @@ class _Call:
     ) -> None:
         self._edge = edge
         self._method = method
+        self._name = method.rpartition("/")[2]
         self._guards = guards
         self._metrics = metrics
 
@@ -188,6 +198,7 @@ class _Call:
         code = grpc.StatusCode.OK.name
         try:
             _bind_trace(context)
+            _method.set(self._name)
             for guard in self._guards:
                 await guard.admit(self._method, context)
             return await work()

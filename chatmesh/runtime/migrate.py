@@ -40,10 +40,17 @@ LOCK_KEY: Final = 0x63686174_6D657368
 """"chatmesh" in ASCII: the advisory lock that one migrator holds."""
 LOCK_POLL_SECONDS: Final = 0.1
 ROLE_PREFIX: Final = "chatmesh_"
+APPEND_ONLY: Final = "append-only"
+"""Comment of a table (COMMENT ON TABLE) that the service may read and add to, nothing else."""
 
 _NAME: Final = re.compile(r"(\d{4})-[a-z0-9][a-z0-9-]*")
 _PACKAGE: Final = re.compile(r"[a-z][a-z0-9]*_svc")
 _NEEDS_CODE: Final = re.compile(r"^--\s*needs-code:\s*(\d+)\s*$", re.MULTILINE)
+
+_APPEND_ONLY_TABLES: Final = """
+select c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %s and c.relkind in ('r', 'p') and obj_description(c.oid, 'pg_class') = %s
+"""
 
 _log = logger(__name__)
 
@@ -185,13 +192,20 @@ def _prepare(connection: psycopg.Connection[Any], schema: str, role: str) -> Non
 def _grant(connection: psycopg.Connection[Any], schema: str, role: str) -> None:
     """Data of the service's own schema, nothing else; also after a migration made new tables."""
     names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
-    for statement in (
-        "grant select, insert, update, delete on all tables in schema {schema} to {role}",
-        "grant usage, select on all sequences in schema {schema} to {role}",
-        "grant execute on all routines in schema {schema} to {role}",
-        "revoke insert, update, delete on {schema}.schema_version from {role}",
-    ):
-        connection.execute(sql.SQL(statement).format(**names))
+    with connection.transaction():  # nobody sees the moment in between
+        for statement in (
+            "grant select, insert, update, delete on all tables in schema {schema} to {role}",
+            "grant usage, select on all sequences in schema {schema} to {role}",
+            "grant execute on all routines in schema {schema} to {role}",
+            "revoke insert, update, delete on {schema}.schema_version from {role}",
+        ):
+            connection.execute(sql.SQL(statement).format(**names))
+        for (table,) in connection.execute(_APPEND_ONLY_TABLES, (schema, APPEND_ONLY)).fetchall():
+            connection.execute(
+                sql.SQL("revoke update, delete, truncate on {schema}.{table} from {role}").format(
+                    table=sql.Identifier(table), **names
+                )
+            )
     for table in ("_yoyo_migration", "_yoyo_log", "_yoyo_version", "yoyo_lock"):
         present = connection.execute(
             "select to_regclass(%s) is not null", (f"{schema}.{table}",)

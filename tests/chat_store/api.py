@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,14 @@ from chat_svc.api.contacts import ContactApi
 from chat_svc.api.conversations import ConversationApi
 from chat_svc.api.devices import DeviceApi
 from chat_svc.api.parts import UnaryParts
+from chat_svc.api.users import UserApi
+from chat_svc.core.audit import Note
 from chat_svc.core.limits import Limits
 from chat_svc.core.page_tokens import PageTokens
 from chat_svc.node.handover import Stored
 from chat_svc.node.resolver import Resolver
+from chat_svc.node.sessions import Sessions
+from chat_svc.node.standing import Standing
 from chat_svc.store.devices import SignedOut
 from chat_svc.store.receipts import ChangedMark
 from chatmesh.mesh.v1 import push_pb2, push_pb2_grpc
@@ -85,11 +90,13 @@ class Api:
     told: list[int] = field(default_factory=list)
     refreshed: list[int] = field(default_factory=list)
     ended: list[SignedOut] = field(default_factory=list)
+    restated: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.conversations = ConversationApi(self.parts)
         self.contacts = ContactApi(self.parts)
         self.devices = DeviceApi(self.parts)
+        self.users = UserApi(self.parts)
 
     async def call(
         self,
@@ -99,10 +106,12 @@ class Api:
         *,
         tenant: str = "default",
         scopes: Iterable[str] = (),
+        issued_at_ms: int | None = None,
         **metadata: str,
     ) -> Any:
-        """Call a method as a user."""
-        set_current_identity(Identity(tenant, user, frozenset(scopes), 1 << 60, "test", ""))
+        """Call a method as a user, by default with a token of this moment."""
+        issued = int(time.time() * 1000) if issued_at_ms is None else issued_at_ms
+        set_current_identity(Identity(tenant, user, frozenset(scopes), 1 << 60, "test", "", issued))
         pairs = [(key.replace("_", "-"), value) for key, value in metadata.items()]
         return await method(request, Call(pairs))
 
@@ -130,6 +139,15 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
     async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
         holder[0].ended += devices
 
+    standing = Standing(world.store.users, resolver, Sessions(), SystemClock())
+
+    async def record(tenant_id: int, *notes: Note) -> None:
+        await world.store.audit.append(tenant_id, notes)
+
+    async def standing_changed(account: int) -> None:
+        holder[0].restated.append(account)
+        await standing.refresh()
+
     def contacts_changed(accounts: Iterable[int]) -> None:
         holder[0].refreshed += accounts
 
@@ -152,6 +170,8 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
         contacts_changed=contacts_changed,
         privacy_changed=privacy_changed,
         end_sessions=end_sessions,
+        record=record,
+        standing_changed=standing_changed,
     )
     holder.append(Api(world, parts, push))
     return holder[0]

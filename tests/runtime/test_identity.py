@@ -108,7 +108,7 @@ async def test_a_good_token(clock: FakeClock) -> None:
     content = claims(org="acme", scope="a b", jti="j1", aud=["other", AUDIENCE])
     found = await verifier.verify(sign(content))
     assert found == identity.Identity(
-        "acme", "alice", frozenset("ab"), (NOW + 600) * 1000, ISSUER, "j1"
+        "acme", "alice", frozenset("ab"), (NOW + 600) * 1000, ISSUER, "j1", (NOW - 10) * 1000
     )
     assert (await verifier.verify(sign(claims()))).tenant == "default"
 

@@ -33,6 +33,7 @@ from chat_svc.node.opening import Opening, OpeningParts
 from chat_svc.node.outbox import Outbox
 from chat_svc.node.presence import PresenceLink
 from chat_svc.node.push import PushLink
+from chat_svc.node.receipt_telling import ReceiptTelling
 from chat_svc.node.receipts import Receipts
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
@@ -299,7 +300,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         receipts=Receipts(
             store.receipts,
             store.conversations,
-            store.devices,
+            receipt_telling(store, path.resolver, signals),
             audience,
             path.resolver,
             signals,
@@ -317,6 +318,11 @@ def build_sides(ground: Ground, path: Path) -> Sides:
     )
 
 
+def receipt_telling(store: ChatStore, resolver: Resolver, signals: Signals) -> ReceiptTelling:
+    """Who is told of marks; for sessions and for unary calls, each with a pool of its own."""
+    return ReceiptTelling(store.receipts, store.conversations, store.devices, resolver, signals)
+
+
 def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier) -> ChatNode:
     """The node that the sessions see."""
     opening = Opening(
@@ -331,6 +337,7 @@ def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier
             watching=sides.watching,
             neighbours=sides.neighbours,
             farewell=sides.farewell,
+            resumed=sides.receipts.resumed,
             clock=ground.clock,
             counters=ground.counters,
         )

@@ -12,7 +12,7 @@ from chat_svc.api.parts import UnaryParts
 from chat_svc.api.snapshot import Snapshots
 from chat_svc.api.telling import Telling
 from chat_svc.api.users import UserApi
-from chat_svc.assembly import Ground, Path, Sides
+from chat_svc.assembly import Ground, Path, Sides, receipt_telling
 from chat_svc.core.page_tokens import PageTokens
 from chat_svc.node.node import ChatNode
 from chat_svc.store.devices import SignedOut
@@ -40,7 +40,9 @@ def add_unary_services(
     server: GrpcServer, ground: Ground, path: Path, sides: Sides, node: ChatNode
 ) -> None:
     """All services of the public listener that are not the stream's own."""
-    telling = Telling(ground.call_store, path.resolver, sides.signals)
+    telling = Telling(
+        receipt_telling(ground.call_store, path.resolver, sides.signals), sides.signals
+    )
 
     async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
         node.end_sessions(account, [device.device_id for device in devices], Closed.REASON_REVOKED)

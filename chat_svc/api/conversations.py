@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from chat_svc.api import checks, convert
@@ -17,6 +17,7 @@ from chat_svc.api.parts import (
     request_of,
 )
 from chat_svc.api.storeless import outlives_the_store
+from chat_svc.core.audit import AuditAction, Note
 from chat_svc.core.membership import Change, Role
 from chat_svc.store.conversations import ActivityCursor, ConversationView, MemberChange
 from chat_svc.store.govern import Properties
@@ -64,6 +65,8 @@ class ConversationApi(ConversationServiceServicer):
         done = await carry_out(parts, commit)
         if done.first is None:
             raise errors.NOT_FOUND()
+        if done.events:
+            await self._record(who, done.first.conversation, members, "CreateConversation added")
         view = self._store.conversations.view(who.account.id, done.first.conversation)
         return pb.CreateConversationResponse(conversation=await _seen(view, who))
 
@@ -124,6 +127,11 @@ class ConversationApi(ConversationServiceServicer):
         done = await carry_out(parts, commit)
         if done.first is None:
             return pb.ChangeMembersResponse()
+        if done.events:
+            detail = f"ChangeMembers {change.name.lower()}"
+            if role is not Role.NONE:
+                detail += f" role={role.name.lower()}"
+            await self._record(who, done.first.conversation, targets, detail)
         return pb.ChangeMembersResponse(
             event=await self._event(who, done.first.conversation, done.first.conversation_seq)
         )
@@ -209,7 +217,7 @@ class ConversationApi(ConversationServiceServicer):
             mark = Mark(number, who.account.id, read, 0)
             changed = await self._store.receipts.write_marks([mark])
             if changed:
-                await parts.tell_marks(who.account.tenant_id, changed)
+                await parts.tell_marks(changed)
         state = await self._store.conversations.update_member_state(who.account.id, number, change)
         if state is None:
             raise errors.NOT_FOUND()
@@ -237,6 +245,16 @@ class ConversationApi(ConversationServiceServicer):
             conversations=[convert.conversation(view, who.user) for view in views],
             account_version=heads[who.account.id].account_version,
         )
+
+    async def _record(
+        self, who: Caller, number: int, targets: Mapping[int, str], detail: str
+    ) -> None:
+        """One audit record per member that came, went or changed role."""
+        notes = [
+            Note(AuditAction.MEMBERSHIP, who.actor, user, number, detail)
+            for user in targets.values()
+        ]
+        await self._parts.record(who.account.tenant_id, *notes)
 
     async def _event(self, who: Caller, number: int, seq: int) -> Event | None:
         """An event that the caller may read; it may have left meanwhile and be past it."""

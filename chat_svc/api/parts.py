@@ -61,8 +61,8 @@ class UnaryParts:
     """Whether a user who never signed in gets an account when somebody addresses them."""
     publish: Callable[[int, Sequence[Stored]], Awaitable[None]]
     """Hands over a slow commit: Handover.publish."""
-    tell_marks: Callable[[int, Sequence[ChangedMark]], Awaitable[None]]
-    """(tenant, marks that rose): receipts to the other members, counts to the reader's devices."""
+    tell_marks: Callable[[Sequence[ChangedMark]], Awaitable[None]]
+    """Marks that rose: receipts to who may see them, counts to the reader's devices."""
     tell_account: Callable[[int], Awaitable[None]]
     """The account's own state rose in version: a pong to its devices."""
     contacts_changed: Callable[[Iterable[int]], None]

@@ -228,7 +228,7 @@ class ChatNode:
         parts = self.parts
         parts.cursors.acked(session, ack)
         if ack.delivered and session.sender is not None:
-            parts.receipts.delivered(session.sender.tenant_id, session.account, ack.delivered)
+            parts.receipts.delivered(session.account, ack.delivered)
         for entry in ack.traced:
             now_ns = time.time_ns()
             parts.tracer.hop(
@@ -252,7 +252,6 @@ class ChatNode:
     def _mark_read(self, session: LiveSession, effect: effects.MarkRead) -> None:
         if session.sender is not None:
             self.parts.receipts.read(
-                session.sender.tenant_id,
                 session.account,
                 effect.conversation_id,
                 effect.message_no,

@@ -68,6 +68,8 @@ class OpeningParts:
     watching: Watching
     neighbours: Neighbours
     farewell: Farewell
+    resumed: Callable[[int, int], None]
+    """(account, timeline_seq): a session began at a cursor of its device."""
     clock: Clock
     counters: NodeCounters
 
@@ -114,6 +116,8 @@ class Opening:
             return  # it ended meanwhile; `ended` has seen to what is owed
         session.machine.opened(welcome, parts.clock.monotonic())
         parts.counters.sessions_opened += 1
+        if wanted.cursor is not None:
+            parts.resumed(session.account, opened.start_seq)
         parts.watching.start(session)
 
     async def admit(self, identity: Identity) -> AccountRow:

@@ -1,11 +1,8 @@
 """Read and delivered marks: gathered, written together, told to who may see them.
 
 Marks are monotonic, so gathering keeps the highest per member; 200 ms at most pass until they are
-written. Delivered comes from acks through the session's window, read from ``mark_read``.
-
-Who is told: in a direct conversation the other member; in a group all members while there are at
-most 20, above that nobody yet. A raised read mark also changes the reader's own counts, which all
-their devices are told.
+written. Delivered comes from acks through the session's window, after a resume from the timeline's
+range before the cursor, read from ``mark_read``. Who is told: ``node.receipt_telling``.
 """
 
 import asyncio
@@ -15,18 +12,17 @@ from typing import Final, Protocol
 
 from chat_svc.core.extras import MAX_BIGINT
 from chat_svc.node.counters import NodeCounters
-from chat_svc.node.resolver import BoundedCache, Resolver
+from chat_svc.node.receipt_telling import ReceiptTelling
+from chat_svc.node.resolver import BoundedCache
 from chat_svc.node.signals import Signals
-from chat_svc.store.conversations import DIRECT
-from chat_svc.store.devices import Head
 from chat_svc.store.receipts import ChangedMark, Mark
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.logs import LogBudget, logger
-from chatmesh.v1.session_pb2 import Receipt
 
 GATHER_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 1.0
-MAX_TOLD_MEMBERS: Final = 20
+MAX_RESUMED_AT_ONCE: Final = 32
+"""Accounts whose entries are looked at in one statement; a storm of reconnects takes turns."""
 MAX_TYPING_MEMBERS: Final = 50
 MAX_WAITING_MARKS: Final = 100_000
 MEMBERS_SECONDS: Final = 5.0
@@ -43,6 +39,10 @@ class Marks(Protocol):
         """Raise marks of members; those that rose."""
         ...
 
+    async def resumed_marks(self, cursors: Sequence[tuple[int, int]]) -> list[Mark]:
+        """Delivered marks that follow from (account, timeline_seq) of cursors."""
+        ...
+
 
 class Members(Protocol):
     """What is used of the store's conversations."""
@@ -51,24 +51,12 @@ class Members(Protocol):
         """Members per conversation."""
         ...
 
-    async def unread_totals(self, account: int) -> tuple[int, int]:
-        """(unread, mentions)."""
-        ...
-
 
 class TypingAudience(Protocol):
     """Who may see somebody type."""
 
     async def sees_typing(self, members: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
         """Per account that types: those of `members` who may see it."""
-        ...
-
-
-class Heads(Protocol):
-    """What is used of the store's devices."""
-
-    async def heads(self, accounts: Sequence[int]) -> dict[int, Head]:
-        """Heads by account."""
         ...
 
 
@@ -88,41 +76,45 @@ class Receipts:
         self,
         marks: Marks,
         members: Members,
-        heads: Heads,
+        telling: ReceiptTelling,
         audience: TypingAudience,
-        resolver: Resolver,
         signals: Signals,
         clock: Clock,
         counters: NodeCounters,
     ) -> None:
         self._marks = marks
         self._members = members
-        self._heads = heads
+        self._telling = telling
         self._audience = audience
-        self._resolver = resolver
         self._signals = signals
         self._clock = clock
         self._counters = counters
         self._waiting: dict[tuple[int, int], tuple[int, int]] = {}
-        self._tenants: BoundedCache[int, int] = BoundedCache(MAX_WAITING_MARKS)
+        self._resumed: dict[int, int] = {}  # account → highest cursor
         self._typed: dict[tuple[int, int], _Typed] = {}
         self._known: BoundedCache[int, tuple[float, list[int]]] = BoundedCache(10_000)
         self._wake = asyncio.Event()
 
-    def delivered(self, tenant_id: int, account: int, upto: Mapping[int, int]) -> None:
+    def resumed(self, account: int, cursor_seq: int) -> None:
+        """A session of the account began at a cursor: what lies before it was delivered."""
+        if cursor_seq and len(self._resumed) < MAX_WAITING_MARKS:
+            self._resumed[account] = max(cursor_seq, self._resumed.get(account, 0))
+            self._wake.set()
+
+    def delivered(self, account: int, upto: Mapping[int, int]) -> None:
         """A device of the account has stored these conversations up to a conversation_seq."""
         for conversation, seq in upto.items():
             read, before = self._waiting.get((conversation, account), (0, 0))
             if seq > before:
-                self._put(tenant_id, conversation, account, (read, seq))
+                self._put(conversation, account, (read, seq))
 
-    def read(self, tenant_id: int, account: int, conversation: int, message_no: int) -> None:
+    def read(self, account: int, conversation: int, message_no: int) -> None:
         """The account has read a conversation up to a visible message."""
         if conversation > MAX_BIGINT or message_no > MAX_BIGINT:
             return
         before, seq = self._waiting.get((conversation, account), (0, 0))
         if message_no > before:
-            self._put(tenant_id, conversation, account, (message_no, seq))
+            self._put(conversation, account, (message_no, seq))
 
     def typing(
         self, tenant_id: int, account: int, user: str, conversation: int, active: bool
@@ -142,6 +134,7 @@ class Receipts:
             self._wake.clear()
             try:
                 await self._tell_typing()
+                await self._look_back()
                 await self._write()
             except Exception as error:  # noqa: BLE001 - the store is away; marks wait
                 if _budget.take():
@@ -151,12 +144,11 @@ class Receipts:
             finally:
                 self._signals.flush()
 
-    def _put(self, tenant_id: int, conversation: int, account: int, mark: tuple[int, int]) -> None:
+    def _put(self, conversation: int, account: int, mark: tuple[int, int]) -> None:
         key = (conversation, account)
         if key not in self._waiting and len(self._waiting) >= MAX_WAITING_MARKS:
             return  # the store is away for long: the next ack or read mark says it again
         self._waiting[key] = mark
-        self._tenants.put(conversation, tenant_id)
         self._wake.set()
 
     async def _write(self) -> None:
@@ -176,46 +168,17 @@ class Receipts:
             raise
         self._counters.mark_writes += 1
         if changed:
-            await self._tell(changed)
+            await self._telling.tell(changed)
 
-    async def _tell(self, changed: Sequence[ChangedMark]) -> None:
-        users = await self._resolver.users_of({mark.account for mark in changed})
-        told = await self._told(changed)
-        for mark in changed:
-            receipt = Receipt(
-                conversation_id=mark.conversation,
-                user_id=users.get(mark.account, ""),
-                delivered_conversation_seq=mark.delivered_conversation_seq,
-                read_message_no=mark.read_message_no,
-            )
-            for account in told.get(mark.conversation, ()):
-                if account != mark.account:
-                    self._signals.receipt(account, receipt)
-        await self._tell_counts(sorted({mark.account for mark in changed if mark.read_changed}))
-
-    async def _tell_counts(self, readers: Sequence[int]) -> None:
-        if not readers:
-            return
-        heads = await self._heads.heads(readers)
-        for reader in readers:
-            if (head := heads.get(reader)) is not None:
-                unread, mentions = await self._members.unread_totals(reader)
-                self._signals.counts(reader, head.account_version, unread, mentions)
-
-    async def _told(self, changed: Sequence[ChangedMark]) -> dict[int, list[int]]:
-        """Accounts to tell per conversation."""
-        told: dict[int, list[int]] = {}
-        by_tenant: dict[int, set[int]] = {}
-        for mark in changed:
-            place = self._resolver.place(mark.conversation)
-            if place is not None and place.kind == DIRECT:
-                told[mark.conversation] = [place.low, place.high]
-            elif mark.member_count <= MAX_TOLD_MEMBERS:
-                tenant_id = self._tenants.get(mark.conversation, 0)
-                by_tenant.setdefault(tenant_id, set()).add(mark.conversation)
-        for tenant_id, conversations in by_tenant.items():
-            told |= await self._members_of(tenant_id, conversations)
-        return told
+    async def _look_back(self) -> None:
+        """Marks of sessions that were resumed; from here on they wait like any other."""
+        while self._resumed:
+            part = list(self._resumed.items())[:MAX_RESUMED_AT_ONCE]
+            for mark in await self._marks.resumed_marks(part):
+                self.delivered(mark.account, {mark.conversation: mark.delivered_conversation_seq})
+            for account, seq in part:
+                if self._resumed.get(account) == seq:
+                    del self._resumed[account]
 
     async def _tell_typing(self) -> None:
         typed, self._typed = self._typed, {}

@@ -51,6 +51,8 @@ class Signals:
     def receipt(self, account: int, receipt: Receipt) -> None:
         """``account`` shall see how far a member has got."""
         key = b"r%d/%b" % (receipt.conversation_id, receipt.user_id.encode())
+        if receipt.member_count:  # aggregated: one for each mark, with a count of its own
+            key += b"/read" if receipt.read_message_no else b"/delivered"
         self._add(account, key, piece(RECEIPTS, receipt.SerializeToString()))
 
     def typing(self, account: int, conversation: int, user: str, active: bool) -> None:

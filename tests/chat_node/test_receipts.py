@@ -6,12 +6,13 @@ import pytest
 
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.hints import NodeAddress
+from chat_svc.node.receipt_telling import ReceiptTelling
 from chat_svc.node.receipts import Receipts
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
 from chat_svc.node.signals import Signals
 from chat_svc.store.devices import Head
-from chat_svc.store.receipts import ChangedMark, Mark
+from chat_svc.store.receipts import ChangedMark, Mark, Tally, Viewers
 from tests.chat_node import parts
 from tests.chat_node.parts import StepClock
 
@@ -28,6 +29,9 @@ class Store:
         self.member_count = 3
         self.hidden: set[tuple[int, int]] = set()
         """(who types, who may not see it)."""
+        self.said_by: list[int] = []
+        self.hides: set[int] = set()
+        self.resumed: list[Mark] = []
         self.fails = 0
         self.reads = 0
 
@@ -44,10 +48,35 @@ class Store:
                 mark.delivered_conversation_seq,
                 mark.read_message_no > 0,
                 mark.delivered_conversation_seq > 0,
-                2,
+                1 if mark.conversation == DIRECT else 2,
                 self.member_count,
+                1,
+                mark.delivered_conversation_seq,
             )
             for mark in marks
+        ]
+
+    async def resumed_marks(self, cursors: Sequence[tuple[int, int]]) -> list[Mark]:
+        return [mark for mark in self.resumed if (mark.account, 9) in cursors]
+
+    async def receipt_viewers(self, marks: Sequence[ChangedMark]) -> Viewers:
+        return {
+            (mark.conversation, mark.account): [
+                account
+                for account in self.members[mark.conversation]
+                if account != mark.account and not {account, mark.account} & self.hides
+            ]
+            for mark in marks
+        }
+
+    async def senders(self, marks: Sequence[ChangedMark]) -> Viewers:
+        return {(mark.conversation, mark.account): self.said_by for mark in marks}
+
+    async def tallies(self, ranges: Sequence[tuple[int, int, int]]) -> list[Tally]:
+        return [
+            Tally(conversation, sender, up_to, 2, 7, 3)
+            for conversation, _, up_to in ranges
+            for sender in self.said_by
         ]
 
     async def members_of(self, tenant_id: int, ids: Sequence[int]) -> dict[int, list[int]]:
@@ -88,13 +117,20 @@ class Bench:
             sessions, self.outbox, parts.signer(), NodeAddress("n", "t", 7), clock, counters
         )
         self.receipts = Receipts(
-            self.store, self.store, self.store, self.store, resolver, signals, clock, counters
+            self.store,
+            self.store,
+            ReceiptTelling(self.store, self.store, self.store, resolver, signals),
+            self.store,
+            signals,
+            clock,
+            counters,
         )
 
     async def settle(self) -> dict[int, list[tuple[str, int, int]]]:
         """Run until everything is told; receipts per account."""
         loop = await parts.running(self.receipts.run)
-        await parts.until(lambda: not self.receipts._waiting and not self.receipts._typed)
+        receipts = self.receipts
+        await parts.until(lambda: not (receipts._waiting or receipts._typed or receipts._resumed))
         for _ in range(50):
             await parts.until(lambda: True)
             await self.receipts._clock.sleep(0)
@@ -116,26 +152,63 @@ async def bench() -> Bench:
 
 async def test_marks_of_one_member_are_written_once_with_the_highest(bench: Bench) -> None:
     for seq in (3, 5, 4):
-        bench.receipts.delivered(1, BOB, {DIRECT: seq})
-    bench.receipts.read(1, BOB, DIRECT, 2)
-    bench.receipts.read(1, BOB, DIRECT, 1)
+        bench.receipts.delivered(BOB, {DIRECT: seq})
+    bench.receipts.read(BOB, DIRECT, 2)
+    bench.receipts.read(BOB, DIRECT, 1)
     told = await bench.settle()
     assert bench.store.written == [Mark(DIRECT, BOB, 2, 5)]
     assert told[ALICE] == [("bob", 5, 2)]
     assert told[BOB] == told[CAROL] == []
 
 
-async def test_a_small_group_sees_all_and_a_large_one_nothing_yet(bench: Bench) -> None:
-    bench.receipts.delivered(1, BOB, {GROUP: 5})
-    told = await bench.settle()
-    assert told == {ALICE: [("bob", 5, 0)], BOB: [], CAROL: [("bob", 5, 0)]}
+async def test_in_a_small_group_senders_learn_what_arrived_and_all_what_was_read(
+    bench: Bench,
+) -> None:
+    bench.store.said_by = [ALICE]
+    bench.receipts.delivered(BOB, {GROUP: 5})
+    assert await bench.settle() == {ALICE: [("bob", 5, 0)], BOB: [], CAROL: []}
+    bench.receipts.delivered(BOB, {GROUP: 6})
+    bench.receipts.read(BOB, GROUP, 4)
+    assert await bench.settle() == {ALICE: [("bob", 6, 4)], BOB: [], CAROL: [("bob", 0, 4)]}
+
+
+async def test_in_a_large_group_senders_learn_how_many(bench: Bench) -> None:
     bench.store.member_count = 21
-    bench.receipts.delivered(1, BOB, {GROUP: 6})
+    bench.store.said_by = [CAROL]
+    bench.receipts.delivered(BOB, {GROUP: 6})
+    loop = await parts.running(bench.receipts.run)
+    await parts.until(lambda: bench.sessions[CAROL].machine.frames)
+    await parts.stop(loop)
+    told = [r for frame in parts.drain(bench.sessions[CAROL]) for r in frame.receipts]
+    assert [
+        (r.user_id, r.delivered_conversation_seq, r.read_message_no, r.member_count) for r in told
+    ] == [("", 6, 0, 7), ("", 0, 2, 3)]
+    assert parts.drain(bench.sessions[ALICE]) == []
+
+
+async def test_who_hides_receipts_is_not_told_of_and_sees_none(bench: Bench) -> None:
+    bench.store.said_by = [ALICE, CAROL]
+    bench.store.hides = {CAROL}
+    bench.receipts.read(BOB, GROUP, 4)
+    assert await bench.settle() == {ALICE: [("bob", 0, 4)], BOB: [], CAROL: []}
+    bench.store.hides = {BOB}
+    bench.receipts.read(BOB, GROUP, 5)
+    bench.receipts.delivered(BOB, {DIRECT: 5})
     assert await bench.settle() == {ALICE: [], BOB: [], CAROL: []}
 
 
+async def test_what_lies_before_a_resumed_cursor_was_delivered(bench: Bench) -> None:
+    bench.store.resumed = [Mark(DIRECT, BOB, 0, 8), Mark(DIRECT, ALICE, 0, 3)]
+    bench.receipts.resumed(BOB, 9)
+    bench.receipts.resumed(BOB, 4)
+    bench.receipts.resumed(CAROL, 0)
+    told = await bench.settle()
+    assert bench.store.written == [Mark(DIRECT, BOB, 0, 8)]
+    assert told == {ALICE: [("bob", 8, 0)], BOB: [], CAROL: []}
+
+
 async def test_a_read_mark_tells_the_readers_own_devices(bench: Bench) -> None:
-    bench.receipts.read(1, BOB, DIRECT, 2)
+    bench.receipts.read(BOB, DIRECT, 2)
     loop = await parts.running(bench.receipts.run)
     await parts.until(lambda: bench.sessions[BOB].machine.frames)
     await parts.stop(loop)
@@ -146,7 +219,7 @@ async def test_a_read_mark_tells_the_readers_own_devices(bench: Bench) -> None:
 
 async def test_a_store_that_is_away_loses_no_mark(bench: Bench) -> None:
     bench.store.fails = 2
-    bench.receipts.delivered(1, BOB, {DIRECT: 5})
+    bench.receipts.delivered(BOB, {DIRECT: 5})
     await bench.settle()
     assert bench.store.written == [Mark(DIRECT, BOB, 0, 5)]
 
@@ -179,8 +252,8 @@ async def test_who_may_not_see_it_sees_nobody_type(bench: Bench) -> None:
 
 
 async def test_numbers_beyond_any_are_ignored(bench: Bench) -> None:
-    bench.receipts.read(1, BOB, 1 << 63, 1)
-    bench.receipts.read(1, BOB, DIRECT, 1 << 63)
+    bench.receipts.read(BOB, 1 << 63, 1)
+    bench.receipts.read(BOB, DIRECT, 1 << 63)
     bench.receipts.typing(1, BOB, "bob", 1 << 63, active=True)
     assert bench.receipts._waiting == {}
     assert bench.receipts._typed == {}

@@ -130,7 +130,7 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
     async def publish(batch_id: int, stored: Sequence[Stored]) -> None:
         holder[0].published.append((batch_id, stored))
 
-    async def tell_marks(tenant_id: int, changed: Sequence[ChangedMark]) -> None:
+    async def tell_marks(changed: Sequence[ChangedMark]) -> None:
         holder[0].marks += changed
 
     async def tell_account(account: int) -> None:

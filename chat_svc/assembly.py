@@ -302,7 +302,6 @@ def build_sides(ground: Ground, path: Path) -> Sides:
             store.conversations,
             receipt_telling(store, path.resolver, signals),
             audience,
-            path.resolver,
             signals,
             clock,
             counters,

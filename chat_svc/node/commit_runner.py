@@ -2,15 +2,14 @@
 
 - lost connection: the outcome is unknown, so the old backend is ended and the same rows are run
   again under the same keys; what had been committed answers from its keys;
-- deadlock, serialisation: nothing happened, the rows run again whole;
-- an error in the data: the rows are halved until the poisoned message stands alone and is refused;
+- deadlock, serialisation, a store that is full or a standby: the rows run again whole;
+- anything else: the rows are halved until the message to blame stands alone and is refused;
 - lock timeout: somebody holds a conversation; those rows are given back, for the caller to decide.
 
 A batch is never given up for want of PostgreSQL, and no client can cancel it.
 """
 
 import random
-import struct
 import time
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
@@ -22,6 +21,7 @@ from chat_svc.node.counters import NodeCounters
 from chat_svc.node.handover import Handover
 from chat_svc.node.hints import NodeAddress
 from chat_svc.node.outbox import Outbox
+from chat_svc.node.store_errors import PASSING
 from chat_svc.store.commit import CommitOutcome, CommitRow, CommitStatus
 from chatmesh.runtime import failpoints, faults, metrics
 from chatmesh.runtime.clock import Clock
@@ -36,16 +36,6 @@ NOTHING_HAPPENED: Final = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
-POISON: Final = (
-    psycopg.DataError,
-    psycopg.IntegrityError,
-    psycopg.ProgrammingError,
-    psycopg.InternalError,
-    ValueError,
-    OverflowError,
-    struct.error,
-)
-"""What one of the rows is to blame for: running the same call again would fail again."""
 _STORED: Final = (CommitStatus.ACCEPTED, CommitStatus.REPEATED)
 
 
@@ -135,7 +125,7 @@ class CommitRunner:
             outcomes, batch_id = await self._attempts(rows)
         except psycopg.errors.LockNotAvailable:
             return Ran([], list(sends))
-        except POISON as error:
+        except Exception as error:  # noqa: BLE001 - not the store's state: one of the rows is to blame
             return await self._without_poison(sends, error)
         self._hops(sends, outcomes, began_ns)
         await failpoints.hit("commit.after")
@@ -158,9 +148,6 @@ class CommitRunner:
             except psycopg.errors.ReadOnlySqlTransaction:
                 self._outbox.give_back(done)
                 await self._lane.close()  # a standby since a failover: find the new primary
-            except POISON:
-                self._outbox.give_back(done)
-                raise
             except psycopg.errors.LockNotAvailable:
                 self._outbox.give_back(done)
                 raise
@@ -169,10 +156,14 @@ class CommitRunner:
                 await self._end_previous()
                 if lost.unknown_outcome:
                     self._outbox.may_have_rows()  # however long PostgreSQL was away
-            except Exception as error:  # noqa: BLE001 - a batch is never given up: it runs again
+            except PASSING as error:
                 self._outbox.give_back(done)
                 if not isinstance(error, NOTHING_HAPPENED) and _budget.take():
                     _log.warning("commit failed", error=type(error).__name__, exc_info=error)
+            except Exception:
+                self._outbox.give_back(done)
+                self._outbox.may_have_rows()  # it may have failed after the commit
+                raise
             self._counters.commit_retries += 1
             await self._clock.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, RETRY_MAX_SECONDS)

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from chat_svc.core.batch import PendingSend, SendQueue, halves, settle_equal_keys, split_by_weight
-from chat_svc.node.commit_runner import POISON, RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS, CommitRunner
+from chat_svc.node.commit_runner import RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS, CommitRunner
 from chat_svc.node.handover import Handover
 from chat_svc.node.id_blocks import IdBlocks
 from chat_svc.node.outbox import Outbox
 from chat_svc.node.resolver import Resolver
+from chat_svc.node.store_errors import PASSING
 from chat_svc.node.waiting_lane import WaitingLane, prepare
 from chatmesh import errors
 from chatmesh.runtime import faults
@@ -140,13 +141,13 @@ class Committer:
             try:
                 refused = await self._resolver.resolve(batch)
                 break
-            except POISON as error:
-                return await self._resolved_apart(batch, error)
-            except Exception as error:  # noqa: BLE001 - the store or the sequencer is away
+            except PASSING as error:  # the store or the sequencer is away
                 if _budget.take():
                     _log.warning("recipients not resolved", error=type(error).__name__)
                 await self._clock.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, RETRY_MAX_SECONDS)
+            except Exception as error:  # noqa: BLE001 - one of the messages is to blame
+                return await self._resolved_apart(batch, error)
         if not refused:
             return batch
         out = set()

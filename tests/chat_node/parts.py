@@ -261,6 +261,8 @@ class ScriptedAccounts:
     def __init__(self) -> None:
         self.calls = 0
         self.fails: list[Exception] = []
+        self.breaks: dict[str, Exception] = {}
+        """Users whose mere name breaks the call."""
 
     async def resolve_accounts(
         self, tenant: str, users: Sequence[str], make: bool, new_ids: Any
@@ -268,6 +270,9 @@ class ScriptedAccounts:
         self.calls += 1
         if self.fails:
             raise self.fails.pop(0)
+        for user in users:
+            if user in self.breaks:
+                raise self.breaks[user]
         return {
             user: AccountRow(self.known[user], 1, 1, disabled=False)
             for user in users

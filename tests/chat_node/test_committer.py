@@ -23,6 +23,7 @@ from chat_svc.store.conversations import ConversationRow
 from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.sequencer_pb2 import IdRange, NextIdsRequest, NextIdsResponse
 from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest
+from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.postgres import LostConnection
 from chatmesh.runtime.trace import Tracer
 from tests.chat_node import parts
@@ -147,10 +148,12 @@ async def test_an_unknown_outcome_is_run_again_under_the_same_keys(bench: Bench)
         psycopg.errors.DeadlockDetected(),
         psycopg.errors.SerializationFailure(),
         psycopg.errors.DiskFull(),
+        psycopg.errors.ReadOnlySqlTransaction(),
         LostConnection("refused", unknown_outcome=False),
-        RuntimeError("anything"),
+        StoreRefused("fsync = off"),
+        ConnectionResetError(),
     ],
-    ids=["deadlock", "serialisation", "disk full", "away", "other"],
+    ids=["deadlock", "serialisation", "disk full", "standby", "away", "not durable", "reset"],
 )
 async def test_what_did_not_happen_is_run_again_whole(bench: Bench, error: Exception) -> None:
     answers = Answers()
@@ -162,12 +165,17 @@ async def test_what_did_not_happen_is_run_again_whole(bench: Bench, error: Excep
     assert bench.counters.commit_retries == 2
 
 
-async def test_poison_is_found_and_refused_and_its_neighbours_stored(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "error", [psycopg.DataError, psycopg.errors.RaiseException, ValueError, KeyError, RuntimeError]
+)
+async def test_poison_is_found_and_refused_and_its_neighbours_stored(
+    bench: Bench, error: type[Exception]
+) -> None:
     answers = Answers()
 
     def refuse_four(rows: Sequence[CommitRow]) -> None:
         if any(row.key[-1] == 4 for row in rows):
-            raise psycopg.DataError
+            raise error
 
     bench.commit.script = [refuse_four] * 20
     bench.committer.offer(parts.sends(parts.sender(answers), range(1, 9)))
@@ -283,6 +291,37 @@ async def test_unknown_recipients_are_not_reachable_and_cost_the_others_nothing(
         4: "NOT_REACHABLE",
     }
     assert len(answers.results) == 4
+
+
+@pytest.mark.parametrize("error", [psycopg.DataError, KeyError, RuntimeError])
+async def test_a_destination_that_breaks_the_resolver_is_refused_alone(
+    bench: Bench, error: type[Exception]
+) -> None:
+    answers = Answers()
+    bench.accounts.breaks = {"carol": error()}
+    owner = parts.sender(answers)
+    bench.committer.offer(
+        [
+            *parts.sends(owner, [1, 2]),
+            *parts.sends(owner, [3], to="carol"),
+            *parts.sends(owner, [4]),
+        ]
+    )
+    await bench.committer.wait_idle()
+    assert answers.reasons() == {1: "", 2: "", 3: "INTERNAL", 4: ""}
+    assert len(answers.results) == 4
+    bench.committer.offer(parts.sends(owner, [5]))
+    await bench.committer.wait_idle()
+    assert answers.reasons()[5] == "", "the node goes on"
+
+
+async def test_an_answer_that_cannot_be_read_leaves_its_row_to_the_resend(bench: Bench) -> None:
+    answers = Answers()
+    bench.commit.after = [KeyError("a column")]
+    bench.committer.offer(parts.sends(parts.sender(answers), [1]))
+    await bench.committer.wait_idle()
+    assert answers.reasons() == {1: "INTERNAL"}
+    assert bench.outbox._look_until > 0, "it was stored: its row is looked for"
 
 
 async def test_a_store_that_is_away_makes_messages_wait(bench: Bench) -> None:

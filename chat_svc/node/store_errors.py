@@ -1,0 +1,27 @@
+"""Which errors tell of the store, and which of what it was asked to do.
+
+A store that is away, full, locked or a standby takes the same call later: it is made again.
+Anything else would fail again, for one of the messages, or our handling of it, is to blame: it is
+found by halving and refused, and its neighbours go on.
+"""
+
+from typing import Final
+
+import psycopg
+
+from chatmesh.runtime.errors import StoreRefused
+from chatmesh.runtime.failpoints import FailpointError
+from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.postgres import LostConnection
+
+PASSING: Final = (
+    LostConnection,
+    StoreRefused,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby, since a failover
+    OSError,  # TimeoutError, too
+    Fault,  # the sequencer does not answer
+    FailpointError,  # stands for any of these in drills
+)
+"""Made again. Deadlocks, lock timeouts, full disks and too many connections are OperationalErrors."""

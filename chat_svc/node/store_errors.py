@@ -24,4 +24,4 @@ PASSING: Final = (
     Fault,  # the sequencer does not answer
     FailpointError,  # stands for any of these in drills
 )
-"""Made again. Deadlocks, lock timeouts, full disks and too many connections are OperationalErrors."""
+"""Deadlocks, lock timeouts, a full disk and too many connections are OperationalErrors."""

@@ -16,6 +16,7 @@ from chat_svc.api.parts import (
     request_of,
 )
 from chat_svc.api.storeless import outlives_the_store
+from chat_svc.core.audit import AuditAction, Note
 from chat_svc.core.contacts import ContactAction
 from chat_svc.store.accounts import ContactRow, ContactState, Privacy
 from chatmesh import errors
@@ -24,6 +25,7 @@ from chatmesh.v1.contacts_pb2_grpc import ContactServiceServicer
 
 MAX_PRESENCE_USERS: Final = 200
 _IDS_OF_A_CHANGE: Final = 3
+_BLOCKS: Final = (ContactAction.BLOCK, ContactAction.UNBLOCK)
 
 
 @outlives_the_store
@@ -52,6 +54,11 @@ class ContactApi(ContactServiceServicer):
             asked, other, user, action, ids=await parts.new_ids(_IDS_OF_A_CHANGE)
         )
         done = await carry_out(parts, commit)
+        if done.events and action in _BLOCKS:
+            detail = f"UpdateContact action={action.name.lower()}"
+            await parts.record(
+                who.account.tenant_id, Note(AuditAction.BLOCK, who.actor, user, detail=detail)
+            )
         if done.events:
             parts.contacts_changed((who.account.id, other))
         line = await self._accounts.contact(who.account.id, other)

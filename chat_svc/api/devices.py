@@ -11,8 +11,10 @@ from typing import Final, TypeVar
 import grpc
 
 from chat_svc.api import checks
+from chat_svc.api.callers import Caller
 from chat_svc.api.parts import Context, UnaryParts, caller_of
 from chat_svc.api.storeless import outlives_the_store
+from chat_svc.core.audit import AuditAction, Note
 from chat_svc.core.quiet import MINUTES_PER_DAY, zone_of
 from chat_svc.store.accounts import NotificationSettings
 from chatmesh import errors
@@ -60,6 +62,9 @@ class DeviceApi(DeviceServiceServicer):
             await self._devices.set_push_devices(
                 answer.moved_from_account_id, answer.moved_from_push_devices
             )
+            await self._record(who, "RegisterPushToken token moved from another user")
+        else:
+            await self._record(who, "RegisterPushToken")
         return pb.RegisterPushTokenResponse()
 
     async def UnregisterPushToken(
@@ -69,6 +74,7 @@ class DeviceApi(DeviceServiceServicer):
         who = await caller_of(self._parts, context, may_act=False)
         device_id = checks.device_id(request.device_id)
         await self._delete_tokens(who.account.id, [device_id])
+        await self._record(who, "UnregisterPushToken")
         return pb.UnregisterPushTokenResponse()
 
     async def ListDevices(
@@ -112,6 +118,7 @@ class DeviceApi(DeviceServiceServicer):
         if wanted is not None and not gone:
             raise errors.DEVICE_UNKNOWN()
         if gone:
+            await self._record(who, f"SignOut devices={len(gone)}")
             await parts.end_sessions(who.account.id, gone)
             try:
                 await self._delete_tokens(who.account.id, [device.device_id for device in gone])
@@ -138,6 +145,11 @@ class DeviceApi(DeviceServiceServicer):
             quiet_end_minute=wanted.quiet_end_minute,
             time_zone=wanted.time_zone,
         )
+
+    async def _record(self, who: Caller, detail: str) -> None:
+        """Which device stays out of the log: it is the user's, and goes when the user does."""
+        note = Note(AuditAction.DEVICE, who.actor, who.user, detail=detail)
+        await self._parts.record(who.account.tenant_id, note)
 
     async def _delete_tokens(self, account: int, device_ids: list[str]) -> None:
         request = DeleteTokensRequest(account_id=account, device_ids=device_ids)

@@ -49,8 +49,10 @@ class PushStateRow:
     pending_count: int
 
 
+# Nothing notifies a disabled account: its jobs end as told, and its badge as 0.
 _STATE: Final = """
-SELECT x.n, d.device_id IS NOT NULL, coalesce(d.acked_seq, 0), coalesce(h.notify_seq, 0),
+SELECT x.n, d.device_id IS NOT NULL, coalesce(d.acked_seq, 0),
+  CASE WHEN h.disabled THEN 0 ELSE coalesce(h.notify_seq, 0) END,
   coalesce(badge.unread, 0)::bigint, a.quiet_start_minute, a.quiet_end_minute, a.time_zone,
   chat.now_ms(), w.timeline_seq, w.id, w.conversation, w.sender_user, w.title, w.body, w.mention,
   w.waiting
@@ -63,7 +65,7 @@ LEFT JOIN LATERAL (
   FROM chat.member m JOIN chat.conversation c ON c.id = m.conversation
   CROSS JOIN LATERAL chat.unread_1(m.account, c.id, m.read_message_no, m.read_conversation_seq,
     c.last_message_no, %(exact)s::integer) u
-  WHERE m.account = d.account AND NOT m.gone AND NOT m.archived
+  WHERE m.account = d.account AND NOT h.disabled AND NOT m.gone AND NOT m.archived
     AND c.last_message_no > m.read_message_no
 ) badge ON true
 LEFT JOIN LATERAL (
@@ -71,7 +73,7 @@ LEFT JOIN LATERAL (
   FROM (
     SELECT t.timeline_seq, e.id, e.conversation, s.external_id AS sender_user, c.title, e.body,
       coalesce(e.mentions @> ARRAY[d.account], false) AS mention, m.mute, m.mute_until_ms
-    FROM (SELECT * FROM chat.timeline t WHERE t.account = d.account
+    FROM (SELECT * FROM chat.timeline t WHERE t.account = d.account AND NOT h.disabled
       AND t.timeline_seq > d.acked_seq AND t.timeline_seq <= h.notify_seq
       ORDER BY t.timeline_seq DESC LIMIT %(scanned)s) t
     JOIN chat.event e ON e.conversation = t.conversation

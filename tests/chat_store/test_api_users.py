@@ -10,10 +10,10 @@ from chat_svc.core.audit import AuditRow, first_broken
 from chat_svc.store.audit import AuditFilter
 from chat_svc.store.bundle import ROLE
 from chatmesh.runtime.faults import Fault
-from chatmesh.v1 import contacts_pb2, users_pb2
+from chatmesh.v1 import contacts_pb2, conversations_pb2, devices_pb2, types_pb2, users_pb2
 from chatmesh.v1.types_pb2 import SENDER_KIND_BOT, SENDER_KIND_PERSON, SENDER_KIND_SYSTEM
 from tests.chat_store.api import Api
-from tests.chat_store.world import World
+from tests.chat_store.world import World, uuid7
 
 ADMIN = ("chatmesh.admin",)
 BACK_END = "back end"
@@ -280,3 +280,76 @@ async def test_old_records_are_cut_and_the_rest_still_holds(world: World) -> Non
     await store.append_refused("old", [("FOUR", 1)])
     rows = await records(world, tenant_id)
     assert [row.record_no for row in rows] == [3, 4]
+
+
+async def test_who_came_went_blocked_and_signed_out_is_recorded_once(
+    world: World, api: Api
+) -> None:
+    tenant = "recorded"
+    owner, guest, other = await world.users(3, tenant=tenant)
+    one, two, three = (world.name_of(user) for user in (owner, guest, other))
+
+    async def ask(user: str, method: Any, request: Any, **options: Any) -> Any:
+        return await api.call(user, method, request, tenant=tenant, **options)
+
+    create = conversations_pb2.CreateConversationRequest(
+        idempotency_key=uuid7(), title="a secret title", member_user_ids=[two]
+    )
+    made = await ask(one, api.conversations.CreateConversation, create)
+    await ask(one, api.conversations.CreateConversation, create)  # the same key: no second event
+    number = made.conversation.conversation_id
+    for change, user, role in (
+        (types_pb2.MEMBERSHIP_CHANGE_ADDED, three, types_pb2.MEMBER_ROLE_UNSPECIFIED),
+        (types_pb2.MEMBERSHIP_CHANGE_ROLE, three, types_pb2.MEMBER_ROLE_ADMIN),
+        (types_pb2.MEMBERSHIP_CHANGE_REMOVED, two, types_pb2.MEMBER_ROLE_UNSPECIFIED),
+    ):
+        changed = conversations_pb2.ChangeMembersRequest(
+            idempotency_key=uuid7(), conversation_id=number, change=change, user_ids=[user],
+            role=role,
+        )  # fmt: skip
+        await ask(one, api.conversations.ChangeMembers, changed)
+    asked = contacts_pb2.UpdateContactRequest
+    for action in (asked.ACTION_BLOCK, asked.ACTION_UNBLOCK):
+        update = asked(idempotency_key=uuid7(), user_id=two, action=action)
+        acting: dict[str, Any] = {"scopes": ("chatmesh.act_as",), "chatmesh_on_behalf_of": one}
+        await ask(BACK_END, api.contacts.UpdateContact, update, **acting)
+    await world.store.devices.open_session(owner.id, "secret-phone", 1, "", 1, None, 1)
+    token = devices_pb2.PushToken(
+        device_id="secret-phone", provider=devices_pb2.PUSH_PROVIDER_LOG, token="secret token"
+    )
+    register = devices_pb2.RegisterPushTokenRequest(token=token)
+    await ask(one, api.devices.RegisterPushToken, register)
+    sign_out = devices_pb2.SignOutRequest(all=True)
+    await ask(one, api.devices.SignOut, sign_out)
+    await ask(one, api.devices.SignOut, sign_out)  # nothing is left to sign out
+    rows = await records(world, owner.tenant_id)
+    membership, block, device, acted = (
+        users_pb2.AUDIT_ACTION_MEMBERSHIP, users_pb2.AUDIT_ACTION_BLOCK,
+        users_pb2.AUDIT_ACTION_DEVICE, users_pb2.AUDIT_ACTION_ACTED_FOR,
+    )  # fmt: skip
+    assert [(row.action, row.actor, row.user, row.conversation, row.detail) for row in rows] == [
+        (membership, one, two, number, "CreateConversation added"),
+        (membership, one, three, number, "ChangeMembers added"),
+        (membership, one, three, number, "ChangeMembers role role=admin"),
+        (membership, one, two, number, "ChangeMembers removed"),
+        (acted, BACK_END, one, 0, ""),
+        (block, BACK_END, two, 0, "UpdateContact action=block"),
+        (acted, BACK_END, one, 0, ""),
+        (block, BACK_END, two, 0, "UpdateContact action=unblock"),
+        (device, one, one, 0, "RegisterPushToken"),
+        (device, one, one, 0, "SignOut devices=1"),
+    ]
+    assert first_broken(rows) == 0
+    assert "secret" not in str(rows)
+
+
+async def test_nothing_notifies_a_disabled_user(world: World, api: Api) -> None:
+    off, other = await world.users(2)
+    await world.store.devices.open_session(off.id, "phone", 1, "", 1, None, 1)
+    await world.commit(world.row(other, await world.direct(off, other)))
+    (state,) = await world.store.push_state.push_state([(off.id, "phone")])
+    assert (state.notify_seq, state.badge, len(state.pending)) == (1, 1, 1)
+    disable = users_pb2.DisableUserRequest(user_id=world.name_of(off))
+    await manage(api, api.users.DisableUser, disable)
+    (state,) = await world.store.push_state.push_state([(off.id, "phone")])
+    assert (state.exists, state.notify_seq, state.badge, state.pending) == (True, 0, 0, [])

@@ -95,6 +95,11 @@ class Device:
         """For messages to people."""
         return f"session of {self.plan.user} on {self.plan.target}"
 
+    @property
+    def acked_seq(self) -> int:
+        """Position that was acked last."""
+        return self._acked_seq
+
     # -- out -----------------------------------------------------------------------------------
 
     def write(self, frame: bytes) -> None:

@@ -50,6 +50,9 @@ _EXPECTED_ERRORS: Final = (DeviceFailed, ImpossibleLoad, OSError)
 class LoadRun:
     """All devices of one process."""
 
+    make_pair: type[Pair] = Pair
+    """What a pair is; runs that measure more have another."""
+
     def __init__(
         self, load: Load, run: int, plans: list[PairPlan], tls: ssl.SSLContext | None
     ) -> None:
@@ -59,7 +62,8 @@ class LoadRun:
         self.period = Period()
         self.histogram = Histogram()
         self.pairs = [
-            Pair(plan, load, run, self.period, self.histogram, self._fail) for plan in plans
+            self.make_pair(plan, load, run, self.period, self.histogram, self._fail)
+            for plan in plans
         ]
         self.devices: list[Device] = [
             d for pair in self.pairs for d in (pair.sender, pair.receiver)

@@ -32,6 +32,8 @@ class MeasuredMesh:
     """What a run is given. `keep` is set when somebody will want its logs."""
 
     mesh: RunningMesh
+    control: Mesh | None = None
+    """What holds and releases its servers; None when somebody else started it."""
     keep: bool = False
 
     @property
@@ -58,7 +60,7 @@ def measured_mesh(
     keep = False
     try:
         with Mesh(options, report) as mesh:
-            measured = MeasuredMesh(mesh.running)
+            measured = MeasuredMesh(mesh.running, mesh)
             try:
                 yield measured
             finally:

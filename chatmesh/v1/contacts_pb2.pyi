@@ -277,7 +277,7 @@ class PrivacySettings(_message.Message):
     typing: Global___Audience.ValueType
     """Typing."""
     read_receipts: Global___Audience.ValueType
-    """Read receipts; symmetric: who hides theirs sees none."""
+    """Receipts, delivered and read; symmetric: who hides theirs (NOBODY) sees none. CONTACTS: who shares the conversation."""
     def __init__(
         self,
         *,

@@ -592,7 +592,7 @@ Global___CaughtUp: _TypeAlias = CaughtUp  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):
-    """How far a member has got. The newest per (conversation, user) wins; monotonic."""
+    """How far a member has got. The newest per (conversation, user) wins; monotonic. Direct: told to the other member. Groups: read marks to all members, delivered marks to the senders of what arrived; above 20 members both to the senders, as counts. Never of or to somebody who hides receipts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -610,7 +610,7 @@ class Receipt(_message.Message):
     read_message_no: _builtins.int
     """Read by them, up to this message_no; 0 = not said."""
     member_count: _builtins.int
-    """Groups above 20 members: how many members are at least that far; 0 = not aggregated, user_id is set."""
+    """Groups above 20 members: how many members are at least that far, in one receipt per mark; 0 = not aggregated, user_id is set."""
     def __init__(
         self,
         *,
@@ -1210,7 +1210,7 @@ Global___GetSnapshotRequest: _TypeAlias = GetSnapshotRequest  # noqa: Y015
 
 @_typing.final
 class GetSnapshotResponse(_message.Message):
-    """A page of the snapshot. Each page reads as of the first page's position or later; entries after as_of bring what a page may have shown already."""
+    """A page of the snapshot: events as of the first page's position on every page; own state, edits and titles may be later ones, which the entries after as_of bring again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

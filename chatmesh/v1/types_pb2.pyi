@@ -560,22 +560,30 @@ class AccountContent(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_SEQ_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """Which list changed: `contacts`, `blocks`, `privacy`, `mutes`, `devices`, `profile`."""
+    """What changed: `contacts`, `blocks`, `privacy` (UpdatePrivacy), `mutes` (UpdateNotificationSettings), `devices` (SignOut), `hidden` (HideMessage)."""
     user_id: _builtins.str
     """The user it is about; empty = the owner."""
     state: _builtins.str
-    """The state after the change, in the words of the RPC that changed it (`accepted`, `removed`, `blocked`, …)."""
+    """The state after the change, in the words of the RPC that changed it (`accepted`, `removed`, `blocked`, …); `updated` for settings, `signed_out`, `hidden`."""
+    conversation_id: _builtins.int
+    """`hidden`: the conversation of the message; else 0."""
+    conversation_seq: _builtins.int
+    """`hidden`: the message, which the owner's devices drop; else 0."""
     def __init__(
         self,
         *,
         subject: _builtins.str = ...,
         user_id: _builtins.str = ...,
         state: _builtins.str = ...,
+        conversation_id: _builtins.int = ...,
+        conversation_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "conversation_seq", b"conversation_seq", "state", b"state", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1311,6 +1319,16 @@ class Limits(_message.Message):
     EDIT_WINDOW_SECONDS_FIELD_NUMBER: _builtins.int
     KEY_AGE_DAYS_FIELD_NUMBER: _builtins.int
     MAX_WATCHED_USERS_FIELD_NUMBER: _builtins.int
+    KEY_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
+    HELLO_TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_METADATA_PAIRS_FIELD_NUMBER: _builtins.int
+    MAX_METADATA_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_MENTIONS_FIELD_NUMBER: _builtins.int
+    MAX_ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    MAX_TEXT_CODE_POINTS_FIELD_NUMBER: _builtins.int
+    MAX_REACTIONS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    RETENTION_ENTRIES_FIELD_NUMBER: _builtins.int
     max_content_bytes: _builtins.int
     """Largest content of one message, bytes."""
     max_send_batch: _builtins.int
@@ -1341,6 +1359,26 @@ class Limits(_message.Message):
     """Days an idempotency key is remembered."""
     max_watched_users: _builtins.int
     """Most users one session may watch besides its contacts."""
+    key_ahead_seconds: _builtins.int
+    """Seconds that a key's time may lie ahead of the server's."""
+    hello_timeout_seconds: _builtins.int
+    """Seconds that a stream may take to its hello."""
+    max_metadata_pairs: _builtins.int
+    """Most pairs of OutgoingMessage.metadata."""
+    max_metadata_bytes: _builtins.int
+    """Most bytes of OutgoingMessage.metadata, keys and values together."""
+    max_mentions: _builtins.int
+    """Most users that one message mentions."""
+    max_attachments: _builtins.int
+    """Most attachments of one message."""
+    max_text_code_points: _builtins.int
+    """Most code points of one text."""
+    max_reactions: _builtins.int
+    """Most reactions that one user sets and takes back on one message."""
+    retention_days: _builtins.int
+    """Days that entries and messages are retained."""
+    retention_entries: _builtins.int
+    """Most entries that are retained of one timeline: a cursor before them gets a snapshot."""
     def __init__(
         self,
         *,
@@ -1359,10 +1397,20 @@ class Limits(_message.Message):
         edit_window_seconds: _builtins.int = ...,
         key_age_days: _builtins.int = ...,
         max_watched_users: _builtins.int = ...,
+        key_ahead_seconds: _builtins.int = ...,
+        hello_timeout_seconds: _builtins.int = ...,
+        max_metadata_pairs: _builtins.int = ...,
+        max_metadata_bytes: _builtins.int = ...,
+        max_mentions: _builtins.int = ...,
+        max_attachments: _builtins.int = ...,
+        max_text_code_points: _builtins.int = ...,
+        max_reactions: _builtins.int = ...,
+        retention_days: _builtins.int = ...,
+        retention_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_seconds", b"ack_timeout_seconds", "edit_window_seconds", b"edit_window_seconds", "frames_burst", b"frames_burst", "frames_per_second", b"frames_per_second", "idle_timeout_seconds", b"idle_timeout_seconds", "key_age_days", b"key_age_days", "max_content_bytes", b"max_content_bytes", "max_devices", b"max_devices", "max_frame_bytes", b"max_frame_bytes", "max_group_members", b"max_group_members", "max_send_batch", b"max_send_batch", "max_sends_in_flight", b"max_sends_in_flight", "max_watched_users", b"max_watched_users", "window_bytes", b"window_bytes", "window_entries", b"window_entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_timeout_seconds", b"ack_timeout_seconds", "edit_window_seconds", b"edit_window_seconds", "frames_burst", b"frames_burst", "frames_per_second", b"frames_per_second", "hello_timeout_seconds", b"hello_timeout_seconds", "idle_timeout_seconds", b"idle_timeout_seconds", "key_age_days", b"key_age_days", "key_ahead_seconds", b"key_ahead_seconds", "max_attachments", b"max_attachments", "max_content_bytes", b"max_content_bytes", "max_devices", b"max_devices", "max_frame_bytes", b"max_frame_bytes", "max_group_members", b"max_group_members", "max_mentions", b"max_mentions", "max_metadata_bytes", b"max_metadata_bytes", "max_metadata_pairs", b"max_metadata_pairs", "max_reactions", b"max_reactions", "max_send_batch", b"max_send_batch", "max_sends_in_flight", b"max_sends_in_flight", "max_text_code_points", b"max_text_code_points", "max_watched_users", b"max_watched_users", "retention_days", b"retention_days", "retention_entries", b"retention_entries", "window_bytes", b"window_bytes", "window_entries", b"window_entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from chatmesh.mesh.v1 import hint_pb2 as chatmesh_dot_mesh_dot_v1_dot_hint__pb2
 from chatmesh.v1 import types_pb2 as chatmesh_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63hatmesh/mesh/v1/node.proto\x12\x10\x63hatmesh.mesh.v1\x1a\x1e\x63hatmesh/mesh/v1/callers.proto\x1a\x1b\x63hatmesh/mesh/v1/hint.proto\x1a\x17\x63hatmesh/v1/types.proto\"E\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x04\x12$\n\x04hint\x18\x02 \x01(\x0b\x32\x16.chatmesh.mesh.v1.Hint\"\x99\x01\n\x0e\x44\x65liverRequest\x12.\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1a.chatmesh.mesh.v1.Delivery\x12)\n\x07signals\x18\x02 \x03(\x0b\x32\x18.chatmesh.mesh.v1.Signal\x12\x16\n\x0e\x64one_batch_ids\x18\x03 \x03(\x04\x12\x14\n\x0c\x64one_digests\x18\x04 \x03(\x0c\"R\n\x07Settled\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x04\x12\x32\n\x07outcome\x18\x02 \x01(\x0e\x32!.chatmesh.mesh.v1.DeliveryOutcome\"=\n\x0f\x44\x65liverResponse\x12*\n\x07settled\x18\x01 \x03(\x0b\x32\x19.chatmesh.mesh.v1.Settled\"@\n\x10PushStateRequest\x12,\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1b.chatmesh.mesh.v1.DeviceRef\"2\n\tDeviceRef\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"\xcb\x02\n\x0f\x44\x65vicePushState\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0e\n\x06\x65xists\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63ked_timeline_seq\x18\x04 \x01(\x04\x12\x1b\n\x13notify_timeline_seq\x18\x05 \x01(\x04\x12\r\n\x05\x62\x61\x64ge\x18\x06 \x01(\x04\x12\x0f\n\x07visible\x18\x07 \x01(\x08\x12\x36\n\x07pending\x18\x08 \x03(\x0b\x32%.chatmesh.mesh.v1.PendingNotification\x12\x15\n\rpending_count\x18\t \x01(\x04\x12\x1b\n\x13other_device_active\x18\n \x01(\x08\x12\x0e\n\x06tenant\x18\x0b \x01(\t\x12,\n\x0b\x64\x65vice_kind\x18\x0c \x01(\x0e\x32\x17.chatmesh.v1.DeviceKind\"\xe2\x01\n\x13PendingNotification\x12\x14\n\x0ctimeline_seq\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x04\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\x04\x12\x16\n\x0esender_user_id\x18\x04 \x01(\t\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x0f\n\x07mention\x18\x07 \x01(\x08\x12\x14\n\x0c\x63ollapse_key\x18\x08 \x01(\t\x12\x15\n\rhigh_priority\x18\t \x01(\x08\x12\x15\n\rtrace_context\x18\n \x01(\x0c\"G\n\x11PushStateResponse\x12\x32\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32!.chatmesh.mesh.v1.DevicePushState\"g\n\x12\x45ndSessionsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\x05\x12\x19\n\x11\x62\x65\x66ore_session_no\x18\x04 \x01(\x04\"$\n\x13\x45ndSessionsResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x05\"A\n\x15SetPushDevicesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x14\n\x0cpush_devices\x18\x02 \x01(\x05\"\x18\n\x16SetPushDevicesResponse*T\n\x0f\x44\x65liveryOutcome\x12 \n\x1c\x44\x45LIVERY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45LIVERY_OUTCOME_NO_SESSION\x10\x01\x32\xbb\x03\n\x0f\x43hatNodeService\x12`\n\x07\x44\x65liver\x12 .chatmesh.mesh.v1.DeliverRequest\x1a!.chatmesh.mesh.v1.DeliverResponse\"\x0c\xd2\xe2\x18\x08sync_svc(\x01\x30\x01\x12\x62\n\tPushState\x12\".chatmesh.mesh.v1.PushStateRequest\x1a#.chatmesh.mesh.v1.PushStateResponse\"\x0c\xd2\xe2\x18\x08push_svc\x12o\n\x0b\x45ndSessions\x12$.chatmesh.mesh.v1.EndSessionsRequest\x1a%.chatmesh.mesh.v1.EndSessionsResponse\"\x13\xd2\xe2\x18\x08\x63hat_svc\xd2\xe2\x18\x03\x63li\x12q\n\x0eSetPushDevices\x12\'.chatmesh.mesh.v1.SetPushDevicesRequest\x1a(.chatmesh.mesh.v1.SetPushDevicesResponse\"\x0c\xd2\xe2\x18\x08push_svcb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63hatmesh/mesh/v1/node.proto\x12\x10\x63hatmesh.mesh.v1\x1a\x1e\x63hatmesh/mesh/v1/callers.proto\x1a\x1b\x63hatmesh/mesh/v1/hint.proto\x1a\x17\x63hatmesh/v1/types.proto\"E\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x04\x12$\n\x04hint\x18\x02 \x01(\x0b\x32\x16.chatmesh.mesh.v1.Hint\"\x99\x01\n\x0e\x44\x65liverRequest\x12.\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1a.chatmesh.mesh.v1.Delivery\x12)\n\x07signals\x18\x02 \x03(\x0b\x32\x18.chatmesh.mesh.v1.Signal\x12\x16\n\x0e\x64one_batch_ids\x18\x03 \x03(\x04\x12\x14\n\x0c\x64one_digests\x18\x04 \x03(\x0c\"R\n\x07Settled\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\x04\x12\x32\n\x07outcome\x18\x02 \x01(\x0e\x32!.chatmesh.mesh.v1.DeliveryOutcome\"=\n\x0f\x44\x65liverResponse\x12*\n\x07settled\x18\x01 \x03(\x0b\x32\x19.chatmesh.mesh.v1.Settled\"@\n\x10PushStateRequest\x12,\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x1b.chatmesh.mesh.v1.DeviceRef\"2\n\tDeviceRef\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\"\xe5\x02\n\x0f\x44\x65vicePushState\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0e\n\x06\x65xists\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63ked_timeline_seq\x18\x04 \x01(\x04\x12\x1b\n\x13notify_timeline_seq\x18\x05 \x01(\x04\x12\r\n\x05\x62\x61\x64ge\x18\x06 \x01(\x04\x12\x0f\n\x07visible\x18\x07 \x01(\x08\x12\x36\n\x07pending\x18\x08 \x03(\x0b\x32%.chatmesh.mesh.v1.PendingNotification\x12\x15\n\rpending_count\x18\t \x01(\x04\x12\x1b\n\x13other_device_active\x18\n \x01(\x08\x12\x0e\n\x06tenant\x18\x0b \x01(\t\x12,\n\x0b\x64\x65vice_kind\x18\x0c \x01(\x0e\x32\x17.chatmesh.v1.DeviceKind\x12\x18\n\x10pending_mentions\x18\r \x01(\x04\"\xe2\x01\n\x13PendingNotification\x12\x14\n\x0ctimeline_seq\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x04\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\x04\x12\x16\n\x0esender_user_id\x18\x04 \x01(\t\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x0f\n\x07mention\x18\x07 \x01(\x08\x12\x14\n\x0c\x63ollapse_key\x18\x08 \x01(\t\x12\x15\n\rhigh_priority\x18\t \x01(\x08\x12\x15\n\rtrace_context\x18\n \x01(\x0c\"G\n\x11PushStateResponse\x12\x32\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32!.chatmesh.mesh.v1.DevicePushState\"g\n\x12\x45ndSessionsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\x05\x12\x19\n\x11\x62\x65\x66ore_session_no\x18\x04 \x01(\x04\"$\n\x13\x45ndSessionsResponse\x12\r\n\x05\x65nded\x18\x01 \x01(\x05\"A\n\x15SetPushDevicesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x14\n\x0cpush_devices\x18\x02 \x01(\x05\"\x18\n\x16SetPushDevicesResponse*T\n\x0f\x44\x65liveryOutcome\x12 \n\x1c\x44\x45LIVERY_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45LIVERY_OUTCOME_NO_SESSION\x10\x01\x32\xbb\x03\n\x0f\x43hatNodeService\x12`\n\x07\x44\x65liver\x12 .chatmesh.mesh.v1.DeliverRequest\x1a!.chatmesh.mesh.v1.DeliverResponse\"\x0c\xd2\xe2\x18\x08sync_svc(\x01\x30\x01\x12\x62\n\tPushState\x12\".chatmesh.mesh.v1.PushStateRequest\x1a#.chatmesh.mesh.v1.PushStateResponse\"\x0c\xd2\xe2\x18\x08push_svc\x12o\n\x0b\x45ndSessions\x12$.chatmesh.mesh.v1.EndSessionsRequest\x1a%.chatmesh.mesh.v1.EndSessionsResponse\"\x13\xd2\xe2\x18\x08\x63hat_svc\xd2\xe2\x18\x03\x63li\x12q\n\x0eSetPushDevices\x12\'.chatmesh.mesh.v1.SetPushDevicesRequest\x1a(.chatmesh.mesh.v1.SetPushDevicesResponse\"\x0c\xd2\xe2\x18\x08push_svcb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,8 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATNODESERVICE'].methods_by_name['EndSessions']._serialized_options = b'\322\342\030\010chat_svc\322\342\030\003cli'
   _globals['_CHATNODESERVICE'].methods_by_name['SetPushDevices']._loaded_options = None
   _globals['_CHATNODESERVICE'].methods_by_name['SetPushDevices']._serialized_options = b'\322\342\030\010push_svc'
-  _globals['_DELIVERYOUTCOME']._serialized_start=1499
-  _globals['_DELIVERYOUTCOME']._serialized_end=1583
+  _globals['_DELIVERYOUTCOME']._serialized_start=1525
+  _globals['_DELIVERYOUTCOME']._serialized_end=1609
   _globals['_DELIVERY']._serialized_start=135
   _globals['_DELIVERY']._serialized_end=204
   _globals['_DELIVERREQUEST']._serialized_start=207
@@ -57,19 +57,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICEREF']._serialized_start=575
   _globals['_DEVICEREF']._serialized_end=625
   _globals['_DEVICEPUSHSTATE']._serialized_start=628
-  _globals['_DEVICEPUSHSTATE']._serialized_end=959
-  _globals['_PENDINGNOTIFICATION']._serialized_start=962
-  _globals['_PENDINGNOTIFICATION']._serialized_end=1188
-  _globals['_PUSHSTATERESPONSE']._serialized_start=1190
-  _globals['_PUSHSTATERESPONSE']._serialized_end=1261
-  _globals['_ENDSESSIONSREQUEST']._serialized_start=1263
-  _globals['_ENDSESSIONSREQUEST']._serialized_end=1366
-  _globals['_ENDSESSIONSRESPONSE']._serialized_start=1368
-  _globals['_ENDSESSIONSRESPONSE']._serialized_end=1404
-  _globals['_SETPUSHDEVICESREQUEST']._serialized_start=1406
-  _globals['_SETPUSHDEVICESREQUEST']._serialized_end=1471
-  _globals['_SETPUSHDEVICESRESPONSE']._serialized_start=1473
-  _globals['_SETPUSHDEVICESRESPONSE']._serialized_end=1497
-  _globals['_CHATNODESERVICE']._serialized_start=1586
-  _globals['_CHATNODESERVICE']._serialized_end=2029
+  _globals['_DEVICEPUSHSTATE']._serialized_end=985
+  _globals['_PENDINGNOTIFICATION']._serialized_start=988
+  _globals['_PENDINGNOTIFICATION']._serialized_end=1214
+  _globals['_PUSHSTATERESPONSE']._serialized_start=1216
+  _globals['_PUSHSTATERESPONSE']._serialized_end=1287
+  _globals['_ENDSESSIONSREQUEST']._serialized_start=1289
+  _globals['_ENDSESSIONSREQUEST']._serialized_end=1392
+  _globals['_ENDSESSIONSRESPONSE']._serialized_start=1394
+  _globals['_ENDSESSIONSRESPONSE']._serialized_end=1430
+  _globals['_SETPUSHDEVICESREQUEST']._serialized_start=1432
+  _globals['_SETPUSHDEVICESREQUEST']._serialized_end=1497
+  _globals['_SETPUSHDEVICESRESPONSE']._serialized_start=1499
+  _globals['_SETPUSHDEVICESRESPONSE']._serialized_end=1523
+  _globals['_CHATNODESERVICE']._serialized_start=1612
+  _globals['_CHATNODESERVICE']._serialized_end=2055
 # @@protoc_insertion_point(module_scope)

@@ -229,6 +229,7 @@ class DevicePushState(_message.Message):
     OTHER_DEVICE_ACTIVE_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     DEVICE_KIND_FIELD_NUMBER: _builtins.int
+    PENDING_MENTIONS_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account."""
     device_id: _builtins.str
@@ -246,14 +247,20 @@ class DevicePushState(_message.Message):
     pending_count: _builtins.int
     """How many wait in all."""
     other_device_active: _builtins.bool
-    """True: a session of this account is active in the foreground."""
+    """True: another session of this account is active in the foreground. Of a session on another
+    node only its being open is known; it counts as active.
+    """
     tenant: _builtins.str
     """Tenant of the account, for the deployment's push policies."""
     device_kind: _types_pb2.DeviceKind.ValueType
     """What kind of device it is, for the same."""
+    pending_mentions: _builtins.int
+    """How many of those that wait mention the owner."""
     @_builtins.property
     def pending(self) -> _containers.RepeatedCompositeFieldContainer[Global___PendingNotification]:
-        """Entries that wait and may notify, newest last, at most 5: for the text of the notification."""
+        """Entries that wait and may notify, newest last, at most 5: for the text of the notification.
+        The newest is one of them; beside it those that mention the owner come first.
+        """
 
     def __init__(
         self,
@@ -270,10 +277,11 @@ class DevicePushState(_message.Message):
         other_device_active: _builtins.bool = ...,
         tenant: _builtins.str = ...,
         device_kind: _types_pb2.DeviceKind.ValueType = ...,
+        pending_mentions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "acked_timeline_seq", b"acked_timeline_seq", "badge", b"badge", "device_id", b"device_id", "device_kind", b"device_kind", "exists", b"exists", "notify_timeline_seq", b"notify_timeline_seq", "other_device_active", b"other_device_active", "pending", b"pending", "pending_count", b"pending_count", "tenant", b"tenant", "visible", b"visible"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "acked_timeline_seq", b"acked_timeline_seq", "badge", b"badge", "device_id", b"device_id", "device_kind", b"device_kind", "exists", b"exists", "notify_timeline_seq", b"notify_timeline_seq", "other_device_active", b"other_device_active", "pending", b"pending", "pending_count", b"pending_count", "pending_mentions", b"pending_mentions", "tenant", b"tenant", "visible", b"visible"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,6 +26,8 @@ class Links:
     attach: Open
     watch: Open
     get_facts: Callable[[Any], Any]
+    forget: Callable[[Any], Any]
+    """Presence of erased accounts."""
     enqueue: Open
     """Takes raw bytes: frames are joined by joining bytes."""
     push: Open
@@ -64,6 +66,7 @@ def open_links(settings: ChatSettings, stack: AsyncExitStack) -> Links:
         attach=presence.Attach,
         watch=presence.Watch,
         get_facts=presence.GetFacts,
+        forget=presence.Forget,
         enqueue=enqueue,
         push=push.Push,
         cancel=push.Cancel,

@@ -11,6 +11,7 @@ from presence_svc.store.accounts import Attachment, ToldWish
 from presence_svc.store.records import Held, Node, View
 from presence_svc.watch import Notice
 
+MAX_FORGOTTEN = 1_000
 MAX_LOOKUP_ACCOUNTS = 10_000
 MAX_ATTACH_SESSIONS = 10_000
 MAX_WATCH_ACCOUNTS = 100_000
@@ -76,6 +77,13 @@ def check_lookup(request: pb.LookupSessionsRequest | pb.GetFactsRequest) -> None
     """Raises Fault LIMIT_EXCEEDED, INVALID_FIELD."""
     _check_size("account_ids", len(request.account_ids), MAX_LOOKUP_ACCOUNTS)
     check_accounts(request.account_ids, "account_ids")
+
+
+def forgotten(request: pb.ForgetRequest) -> Sequence[int]:
+    """Accounts that were erased. Raises Fault LIMIT_EXCEEDED, INVALID_FIELD."""
+    _check_size("account_ids", len(request.account_ids), MAX_FORGOTTEN)
+    check_accounts(request.account_ids, "account_ids")
+    return request.account_ids
 
 
 def check_accounts(account_ids: Sequence[int], field: str) -> None:

@@ -192,6 +192,13 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
             await self._accounts.set_state(told, self._clock.wall_ms())
         return pb.SetStateResponse()
 
+    async def Forget(self, request: pb.ForgetRequest, context: Any) -> pb.ForgetResponse:
+        """Erased accounts."""
+        accounts = convert.forgotten(request)
+        async with _store():
+            await self._accounts.forget(accounts)
+        return pb.ForgetResponse()
+
     async def _take_away_others(self, node_id: int, named: dict[tuple[int, str], int]) -> None:
         others = [
             held

@@ -104,6 +104,10 @@ class PushServicer(push_pb2_grpc.PushServiceServicer):
     ) -> pb.DeleteTokensResponse:
         """Unbinds devices; their jobs end."""
         convert.check_number("account_id", request.account_id)
+        if request.forget:
+            async with _store():
+                await self._tokens.forget(request.account_id)
+            return pb.DeleteTokensResponse()
         convert.check_devices(request.device_ids)
         async with _store():
             left = await self._tokens.delete(request.account_id, request.device_ids)

@@ -138,9 +138,9 @@ class Queue:
             return StreamState(key, 0, 0, 0)
         length = await self._client.xlen(key)
         last = group["last-delivered-id"]
-        if length > 1 and last != b"0-0":
-            # all below the last one that was read; that one stays, or the lag could not be told
-            length -= await self._client.xtrim(key, minid=last, approximate=False)
+        if length and last != b"0-0":
+            # Nothing that was read stays: it holds what people wrote.
+            length -= await self._client.xtrim(key, minid=_after(last), approximate=False)
         unread = group["lag"]
         if unread == 0:
             return StreamState(key, length, 0, 0)
@@ -158,3 +158,9 @@ class Queue:
         else:
             seconds, micros = await self._client.time()
         return int(seconds) * 1000 + int(micros) // 1000
+
+
+def _after(entry_id: bytes) -> str:
+    """The next id that an entry may have."""
+    made_ms, _, number = entry_id.decode().partition("-")
+    return f"{made_ms}-{int(number) + 1}"

@@ -133,6 +133,10 @@ class AccountStore:
         """Write many in one round trip per server. Safe to repeat."""
         await self._shards.run([self._set_state(one, now_ms) for one in told])
 
+    async def forget(self, account_ids: Sequence[int]) -> None:
+        """Delete all that is known of accounts without sessions. Safe to repeat."""
+        await self._shards.run([("DEL", keys.account(account_id)) for account_id in account_ids])
+
     async def end_statuses(self, account_ids: Sequence[int], now_ms: int) -> None:
         """Take away status texts whose end has come."""
         await self._shards.run(

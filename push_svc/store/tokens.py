@@ -64,6 +64,14 @@ WHERE account_id = %s ORDER BY bound_at DESC, device_id
 """
 
 
+_FORGET: Final = (
+    "DELETE FROM push.push_token WHERE account_id = %s",
+    "DELETE FROM push.push_job WHERE account_id = %s",
+    "DELETE FROM push.push_log WHERE account_id = %s",
+    "DELETE FROM push.dead_letter WHERE account_id = %s",
+)
+
+
 def token_key(provider: int, token: str) -> bytes:
     """What makes a token one token, short enough for an index."""
     return hashlib.sha256(f"{provider}\x1f{token}".encode()).digest()
@@ -110,6 +118,12 @@ class TokenStore:
             gone = wanted or [device for (device,) in rows]
             await connection.execute(_JOBS_GONE, (account_id, gone))
             return await _count(connection, account_id)
+
+    async def forget(self, account_id: int) -> None:
+        """Delete all that is known of an account that was erased. Safe to repeat."""
+        async with self._database.connection() as connection, connection.transaction():
+            for statement in _FORGET:
+                await connection.execute(statement, (account_id,))
 
     async def delete_one(self, account_id: int, device_id: str, key: bytes) -> bool:
         """Unbind a device if it still has this very token; whether it had."""

@@ -70,6 +70,11 @@ class PresenceServiceStub:
                 request_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateRequest.SerializeToString,
                 response_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateResponse.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/chatmesh.mesh.v1.PresenceService/Forget',
+                request_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.ForgetResponse.FromString,
+                _registered_method=True)
 
 
 class PresenceServiceServicer:
@@ -125,6 +130,13 @@ class PresenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Erased accounts; their sessions have ended. Errors: LIMIT_EXCEEDED, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PresenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_PresenceServiceServicer_to_server(servicer, server):
                     servicer.SetState,
                     request_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateRequest.FromString,
                     response_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateResponse.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.ForgetRequest.FromString,
+                    response_serializer=chatmesh_dot_mesh_dot_v1_dot_presence__pb2.ForgetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class PresenceService:
             '/chatmesh.mesh.v1.PresenceService/SetState',
             chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateRequest.SerializeToString,
             chatmesh_dot_mesh_dot_v1_dot_presence__pb2.SetStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chatmesh.mesh.v1.PresenceService/Forget',
+            chatmesh_dot_mesh_dot_v1_dot_presence__pb2.ForgetRequest.SerializeToString,
+            chatmesh_dot_mesh_dot_v1_dot_presence__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,8 @@ class PresenceServiceStub:
     """Facts of some accounts now. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
     SetState: _grpc.UnaryUnaryMultiCallable[_presence_pb2.SetStateRequest, _presence_pb2.SetStateResponse]
     """A user's lasting wishes."""
+    Forget: _grpc.UnaryUnaryMultiCallable[_presence_pb2.ForgetRequest, _presence_pb2.ForgetResponse]
+    """Erased accounts; their sessions have ended. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
 
 @_typing.type_check_only
 class PresenceServiceAsyncStub(PresenceServiceStub):
@@ -67,6 +69,8 @@ class PresenceServiceAsyncStub(PresenceServiceStub):
     """Facts of some accounts now. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
     SetState: _aio.UnaryUnaryMultiCallable[_presence_pb2.SetStateRequest, _presence_pb2.SetStateResponse]  # type: ignore[assignment]
     """A user's lasting wishes."""
+    Forget: _aio.UnaryUnaryMultiCallable[_presence_pb2.ForgetRequest, _presence_pb2.ForgetResponse]  # type: ignore[assignment]
+    """Erased accounts; their sessions have ended. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
 
 class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Presence."""
@@ -126,5 +130,13 @@ class PresenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_presence_pb2.SetStateResponse, _abc.Awaitable[_presence_pb2.SetStateResponse]]:
         """A user's lasting wishes."""
+
+    @_abc_1.abstractmethod
+    def Forget(
+        self,
+        request: _presence_pb2.ForgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_presence_pb2.ForgetResponse, _abc.Awaitable[_presence_pb2.ForgetResponse]]:
+        """Erased accounts; their sessions have ended. Errors: LIMIT_EXCEEDED, INVALID_FIELD."""
 
 def add_PresenceServiceServicer_to_server(servicer: PresenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -277,8 +277,13 @@ class DeleteTokensRequest(_message.Message):
 
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    FORGET_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account."""
+    forget: _builtins.bool
+    """True: the account was erased. All that is known of it goes: tokens, jobs, the record of its pushes, dead
+    letters. device_ids is ignored.
+    """
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices; empty = all. Their jobs go, too."""
@@ -288,10 +293,11 @@ class DeleteTokensRequest(_message.Message):
         *,
         account_id: _builtins.int = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        forget: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "device_ids", b"device_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "device_ids", b"device_ids", "forget", b"forget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

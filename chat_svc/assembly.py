@@ -58,6 +58,8 @@ from chatmesh.runtime.trace import Tracer
 LOCK_TIMEOUT_MS: Final = 250
 """A batch waits this long for locks; then its conversations go to the second lane."""
 WAITING_LOCK_TIMEOUT_MS: Final = 100
+POOL_LOCK_TIMEOUT_MS: Final = 5_000
+"""Statements of the pools: one that waits for a lock for ever would keep its connection for ever."""
 IDS_IN_FLIGHT: Final = 256
 
 
@@ -140,7 +142,7 @@ async def lay_ground(
                 max_size=settings.postgres_pool,
                 readiness=component,
                 durable=settings.postgres_durable,
-                session_settings=rules,
+                session_settings=(("lock_timeout", f"{POOL_LOCK_TIMEOUT_MS}ms"), *rules),
             )
         )
         for min_size, component in ((2, postgres), (1, None))

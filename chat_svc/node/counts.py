@@ -1,7 +1,7 @@
 """Unread counts for pongs: read for sessions whose counts may have changed since they last asked.
 
-A ping of an idle device is answered from memory. The others gather here and are read one account
-after the other; several devices of one account share a read.
+A ping of an idle device is answered from memory. The others gather here, and their accounts are
+read together, a bounded number at a time.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ from chatmesh.runtime.logs import LogBudget, logger
 
 GATHER_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = 1.0
+MAX_ACCOUNTS: Final = 200
+"""Of one read: its size is that of their unread conversations."""
 
 _log = logger(__name__)
 _budget = LogBudget(per_second=1)
@@ -24,8 +26,8 @@ _budget = LogBudget(per_second=1)
 class Totals(Protocol):
     """What is used of the store's conversations."""
 
-    async def unread_totals(self, account: int) -> tuple[int, int]:
-        """(unread, mentions)."""
+    async def unread_totals_of(self, accounts: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """(unread, mentions) of each account."""
         ...
 
 
@@ -69,14 +71,20 @@ class Counts:
                 await self._clock.sleep(RETRY_SECONDS)
 
     async def _answer(self, waiting: dict[LiveSession, int]) -> None:
-        accounts = sorted({session.account for session in waiting})
-        heads = await self._heads.heads(accounts)
-        for account in accounts:
-            unread, mentions = await self._totals.unread_totals(account)
-            version = heads[account].account_version if account in heads else 0
-            for session, nonce in waiting.items():
-                if session.account == account:
-                    self._tell(session, AccountState(version, unread, mentions), nonce)
+        """Tell each session, and take it out."""
+        by_account: dict[int, list[LiveSession]] = {}
+        for session in waiting:
+            by_account.setdefault(session.account, []).append(session)
+        accounts = sorted(by_account)
+        for start in range(0, len(accounts), MAX_ACCOUNTS):
+            part = accounts[start : start + MAX_ACCOUNTS]
+            heads = await self._heads.heads(part)
+            totals = await self._totals.unread_totals_of(part)
+            for account in part:
+                version = heads[account].account_version if account in heads else 0
+                for session in by_account[account]:
+                    nonce = waiting.pop(session)
+                    self._tell(session, AccountState(version, *totals[account]), nonce)
 
     def _tell(self, session: LiveSession, state: AccountState, nonce: int) -> None:
         if not session.is_over:

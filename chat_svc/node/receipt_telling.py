@@ -43,8 +43,8 @@ class MarkReads(Protocol):
 class Totals(Protocol):
     """What is used of the store's conversations."""
 
-    async def unread_totals(self, account: int) -> tuple[int, int]:
-        """(unread, mentions)."""
+    async def unread_totals_of(self, accounts: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """(unread, mentions) of each account."""
         ...
 
 
@@ -83,9 +83,9 @@ class ReceiptTelling:
         if not accounts:
             return
         heads = await self._heads.heads(accounts)
-        for account in accounts:
+        totals = await self._totals.unread_totals_of(accounts)
+        for account, (unread, mentions) in totals.items():
             if (head := heads.get(account)) is not None:
-                unread, mentions = await self._totals.unread_totals(account)
                 self._signals.counts(account, head.account_version, unread, mentions)
 
     async def _one_by_one(self, marks: Sequence[ChangedMark]) -> None:

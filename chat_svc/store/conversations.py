@@ -158,11 +158,13 @@ FROM page, chat.views_1(%(account)s, ARRAY[page.conversation], %(exact)s::intege
 ORDER BY page.active DESC, page.conversation DESC
 """
 _TOTALS: Final = """
-SELECT coalesce(sum(n.unread), 0)::bigint, coalesce(sum(n.mentions), 0)::bigint
+SELECT m.account, sum(n.unread)::bigint, sum(n.mentions)::bigint
 FROM chat.member m JOIN chat.conversation c ON c.id = m.conversation
 CROSS JOIN LATERAL chat.unread_1(m.account, c.id, m.read_message_no, m.read_conversation_seq,
   c.last_message_no, %s::integer) n
-WHERE m.account = %s AND NOT m.gone AND NOT m.archived AND c.last_message_no > m.read_message_no
+WHERE m.account = ANY (%s) AND NOT m.gone AND NOT m.archived
+  AND c.last_message_no > m.read_message_no
+GROUP BY m.account
 """
 _LIST_MEMBERS: Final = """
 SELECT m.account, a.external_id, m.role, m.joined_at_ms,
@@ -324,8 +326,14 @@ class ConversationStore:
 
     async def unread_totals(self, account: int) -> tuple[int, int]:
         """(unread, mentions) over all conversations that count."""
-        found = await calls.row(self._database, _TOTALS, (EXACT_UP_TO, account))
-        return (found[0], found[1]) if found else (0, 0)
+        return (await self.unread_totals_of([account]))[account]
+
+    async def unread_totals_of(self, accounts: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """The same for several accounts, in one read; each of them is in the answer."""
+        found = await calls.rows(self._database, _TOTALS, (EXACT_UP_TO, Int8Array(accounts)))
+        return dict.fromkeys(accounts, (0, 0)) | {
+            account: (unread, mentions) for account, unread, mentions in found
+        }
 
 
 def _split(pairs: Sequence[Pair]) -> tuple[Int8Array, Int8Array]:

@@ -33,7 +33,7 @@ class Store:
         self.hides: set[int] = set()
         self.resumed: list[Mark] = []
         self.fails = 0
-        self.reads = 0
+        self.reads = self.counted = 0
 
     async def write_marks(self, marks: Sequence[Mark]) -> list[ChangedMark]:
         if self.fails:
@@ -89,8 +89,9 @@ class Store:
             for one, others in members.items()
         }
 
-    async def unread_totals(self, account: int) -> tuple[int, int]:
-        return 4, 1
+    async def unread_totals_of(self, accounts: Sequence[int]) -> dict[int, tuple[int, int]]:
+        self.counted += 1
+        return dict.fromkeys(accounts, (4, 1))
 
     async def heads(self, accounts: Sequence[int]) -> dict[int, Head]:
         return {account: Head(9, 9, 1, 7) for account in accounts}
@@ -215,6 +216,13 @@ async def test_a_read_mark_tells_the_readers_own_devices(bench: Bench) -> None:
     (frame,) = parts.drain(bench.sessions[BOB])
     (pong,) = frame.pong
     assert (pong.account_version, pong.unread, pong.mentions, pong.nonce) == (7, 4, 1, 0)
+
+
+async def test_many_readers_are_counted_together(bench: Bench) -> None:
+    for reader in (ALICE, BOB, CAROL):
+        bench.receipts.read(reader, DIRECT, 2)
+    await bench.settle()
+    assert bench.store.counted == 1
 
 
 async def test_a_store_that_is_away_loses_no_mark(bench: Bench) -> None:

@@ -59,7 +59,7 @@ LOCK_TIMEOUT_MS: Final = 250
 """A batch waits this long for locks; then its conversations go to the second lane."""
 WAITING_LOCK_TIMEOUT_MS: Final = 100
 POOL_LOCK_TIMEOUT_MS: Final = 5_000
-"""Statements of the pools: one that waits for a lock for ever would keep its connection for ever."""
+"""Statements of the pools: what waits for a lock for ever keeps its connection for ever."""
 IDS_IN_FLIGHT: Final = 256
 
 

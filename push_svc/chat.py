@@ -92,7 +92,10 @@ def _state(device: pb.DevicePushState) -> State:
         visible=device.visible,
         pending=tuple(_entry(one) for one in device.pending),
         pending_count=device.pending_count,
+        pending_mentions=device.pending_mentions,
         other_device_active=device.other_device_active,
+        tenant=device.tenant,
+        device_kind=int(device.device_kind),
     )
 
 

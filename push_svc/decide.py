@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from push_svc.policies import How
+
 
 class Provider(IntEnum):
     """The numbers of `chatmesh.v1.PushProvider`."""
@@ -98,7 +100,11 @@ class State:
     pending: Sequence[Entry] = ()
     """Newest last, at most 5."""
     pending_count: int = 0
+    pending_mentions: int = 0
     other_device_active: bool = False
+    tenant: str = ""
+    device_kind: int = 0
+    """Number of DeviceKind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,8 @@ class Policy:
 
     active_delay_seconds: float = 5.0
     """How long a push waits while another device of the user is active."""
+    how: How = How.ACK
+    """What the device is told at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +158,27 @@ def decide(job: Job, state: State, policy: Policy) -> Decision:
     """Decide over one job."""
     if not state.exists:
         return Forget()
+    if policy.how is How.NONE:
+        return Void("policy")
     told = max(job.binding.pushed_seq, state.acked_seq)
     if job.timeline_seq <= state.acked_seq or state.notify_seq <= told:
         reason = "acked" if state.acked_seq >= min(job.timeline_seq, state.notify_seq) else "told"
         return _silent(job, state) or Void(reason)
-    new = tuple(entry for entry in state.pending if entry.timeline_seq > told)
+    waiting, waiting_count = tuple(state.pending), state.pending_count
+    if policy.how is How.MENTIONS:
+        waiting = tuple(entry for entry in waiting if entry.mention)
+        waiting_count = state.pending_mentions
+    new = tuple(entry for entry in waiting if entry.timeline_seq > told)
     if not state.visible or not new:
         return _silent(job, state) or Void("muted or read")
-    if state.other_device_active and job.age_seconds < policy.active_delay_seconds:
+    waits = state.other_device_active and policy.how is not How.ALWAYS
+    if waits and job.age_seconds < policy.active_delay_seconds:
         return Wait(policy.active_delay_seconds - job.age_seconds)
-    all_are_new = len(new) == len(state.pending)
+    all_are_new = len(new) == len(waiting)
     return Fire(
         visible=True,
         entries=new,
-        count=max(state.pending_count, len(new)) if all_are_new else len(new),
+        count=max(waiting_count, len(new)) if all_are_new else len(new),
         badge=state.badge,
         told_seq=state.notify_seq,
         dismiss_seq=job.dismiss_seq,

@@ -36,6 +36,7 @@ from push_svc.decide import (
     backoff_seconds,
     decide,
 )
+from push_svc.policies import how_to_tell
 from push_svc.providers import Gone, Outcome, Refused, Retry, Sent
 from push_svc.recorder import Recorder
 from push_svc.render import Notification, render
@@ -79,7 +80,6 @@ class Pending:
     def __init__(self, parts: Parts, settings: PushSettings) -> None:
         self._parts = parts
         self._settings = settings
-        self._policy = Policy(settings.push_active_delay_seconds)
         self._wake = asyncio.Event()
         self._due = 0.0
         """Monotonic seconds when the next job is due, as far as known."""
@@ -144,7 +144,7 @@ class Pending:
         fires: list[tuple[Job, Fire]] = []
         forgotten: list[Job] = []
         for job, state in await self._states(ready, results):
-            match decide(job, state, self._policy):
+            match decide(job, state, self._policy(state)):
                 case Void(reason):
                     results.append(self._voided(job, reason))
                 case Wait(seconds):
@@ -322,6 +322,11 @@ class Pending:
                 self.on_jobs(0)
             elif soonest is not None:
                 self.on_jobs(soonest / 1000)
+
+    def _policy(self, state: State) -> Policy:
+        settings = self._settings
+        how = how_to_tell(settings.push_policies, state.tenant, state.device_kind)
+        return Policy(settings.push_active_delay_seconds, how)
 
     def _privacy(self, job: Job) -> Privacy:
         if job.binding.privacy is not Privacy.DEFAULT:

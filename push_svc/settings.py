@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator
 
 from chatmesh.runtime.settings import ServerSettings, Target, check_readable, rule
 from push_svc.decide import Privacy, Provider
+from push_svc.policies import MAX_RULES, PolicyRule, unreachable
 
 ProviderName = Literal["log", "webhook", "web_push", "apns", "fcm"]
 PrivacyName = Literal["id", "sender", "full"]
@@ -46,6 +47,11 @@ class PushSettings(ServerSettings):
 
     push_log_privacy: PrivacyName = "full"
     """The same for provider `log`, which shows it to nobody outside."""
+
+    push_policies: tuple[PolicyRule, ...] = ()
+    """JSON list of rules {"tenant", "device_kind", "policy"}, the first that fits counts: ack (the
+    default: what a device has not acked), always (also while another device is active), mentions,
+    none. Without tenant or device_kind a rule fits every one."""
 
     push_active_delay_seconds: float = Field(default=5, ge=2, le=300)
     """How long a push waits while another device of the user is active."""
@@ -124,6 +130,15 @@ class PushSettings(ServerSettings):
             raise ValueError("at most two secrets: the new one and the one it replaces")
         if any(len(value.get_secret_value().encode()) < MIN_SECRET_BYTES for value in values):
             raise ValueError(f"a secret has at least {MIN_SECRET_BYTES} bytes")
+        return values
+
+    @field_validator("push_policies")
+    @classmethod
+    def _policies(cls, values: tuple[PolicyRule, ...]) -> tuple[PolicyRule, ...]:
+        if len(values) > MAX_RULES:
+            raise ValueError(f"at most {MAX_RULES} rules")
+        if hidden := unreachable(values):
+            raise ValueError(f"rule {hidden[0]} is never reached: an earlier one fits all of its")
         return values
 
     @rule("push_vapid_key", "push_vapid_subject")

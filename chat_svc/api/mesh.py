@@ -13,7 +13,7 @@ from chatmesh import errors
 from chatmesh.mesh.v1 import node_pb2 as pb
 from chatmesh.mesh.v1 import node_pb2_grpc
 from chatmesh.v1.session_pb2 import Closed
-from chatmesh.v1.types_pb2 import Event, PushOptions
+from chatmesh.v1.types_pb2 import DeviceKind, Event, PushOptions
 
 MAX_PUSH_STATES = 1_000
 MAX_PREVIEW_BYTES = 1_024
@@ -72,7 +72,8 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
         if len(request.devices) > MAX_PUSH_STATES:
             raise errors.LIMIT_EXCEEDED(limit="devices", value=MAX_PUSH_STATES)
         states = await self._push_state.push_state(
-            [(device.account_id, device.device_id) for device in request.devices]
+            [(device.account_id, device.device_id) for device in request.devices],
+            self._node.node_id,
         )
         return pb.PushStateResponse(devices=map(self._state, states))
 
@@ -88,8 +89,8 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
             # A user was switched off, signed out of everywhere or erased: what this node keeps of
             # the account tells whom it concerns; who signed in anew since then stays.
             return pb.EndSessionsResponse(ended=await self._standing.refresh())
-        if reason == Closed.REASON_REPLACED:
-            # The request may be late: a device whose newest session is here again stays.
+        if reason == Closed.REASON_REPLACED and not request.before_session_no:
+            # Of an older release, and maybe late: a device whose newest session is here stays.
             newest_here = {
                 device.device_id
                 for device in await self._devices.list_devices(request.account_id)
@@ -99,7 +100,12 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
             if not device_ids:
                 return pb.EndSessionsResponse()
         return pb.EndSessionsResponse(
-            ended=self._node.end_sessions(request.account_id, device_ids, reason)
+            ended=self._node.end_sessions(
+                request.account_id,
+                device_ids,
+                reason,
+                before_session_no=request.before_session_no,
+            )
         )
 
     async def SetPushDevices(
@@ -120,7 +126,11 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
             visible=row.visible,
             pending=[_pending(pending) for pending in row.pending],
             pending_count=row.pending_count,
-            other_device_active=any(
+            pending_mentions=row.pending_mentions,
+            tenant=row.tenant,
+            device_kind=DeviceKind.ValueType(row.kind),
+            other_device_active=row.active_elsewhere
+            or any(
                 session.machine.active and session.device_id != row.device_id
                 for session in self._node.parts.sessions.of(row.account)
             ),

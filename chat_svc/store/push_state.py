@@ -47,6 +47,12 @@ class PushStateRow:
     pending: list[PendingRow]
     """Newest last, at most 5."""
     pending_count: int
+    tenant: str = ""
+    kind: int = 0
+    """Number of DeviceKind."""
+    pending_mentions: int = 0
+    active_elsewhere: bool = False
+    """Another device of the account has a session on another live node."""
 
 
 # Nothing notifies a disabled account: its jobs end as told, and its badge as 0.
@@ -54,11 +60,16 @@ _STATE: Final = """
 SELECT x.n, d.device_id IS NOT NULL, coalesce(d.acked_seq, 0),
   CASE WHEN h.disabled THEN 0 ELSE coalesce(h.notify_seq, 0) END,
   coalesce(badge.unread, 0)::bigint, a.quiet_start_minute, a.quiet_end_minute, a.time_zone,
-  chat.now_ms(), w.timeline_seq, w.id, w.conversation, w.sender_user, w.title, w.body, w.mention,
-  w.waiting
+  chat.now_ms(), n.name, coalesce(d.kind, 0),
+  EXISTS (SELECT FROM chat.device o JOIN chat.chat_node live ON live.id = o.session_node
+    WHERE o.account = d.account AND o.device_id <> d.device_id AND o.session_node <> %(node)s
+      AND live.lease_until_ms > chat.now_ms()),
+  w.timeline_seq, w.id, w.conversation, w.sender_user, w.title, w.body, w.mention,
+  w.waiting, w.mentions
 FROM unnest(%(accounts)s, %(devices)s) WITH ORDINALITY x(account, device_id, n)
 JOIN chat.timeline_head h ON h.account = x.account
 JOIN chat.account a ON a.id = x.account
+JOIN chat.tenant n ON n.id = a.tenant
 LEFT JOIN chat.device d ON d.account = x.account AND d.device_id = x.device_id
 LEFT JOIN LATERAL (
   SELECT sum(u.unread) AS unread
@@ -69,7 +80,8 @@ LEFT JOIN LATERAL (
     AND c.last_message_no > m.read_message_no
 ) badge ON true
 LEFT JOIN LATERAL (
-  SELECT loud.*, count(*) OVER () AS waiting
+  SELECT loud.*, count(*) OVER () AS waiting,
+    count(*) FILTER (WHERE loud.mention) OVER () AS mentions
   FROM (
     SELECT t.timeline_seq, e.id, e.conversation, s.external_id AS sender_user, c.title, e.body,
       coalesce(e.mentions @> ARRAY[d.account], false) AS mention, m.mute, m.mute_until_ms
@@ -86,7 +98,9 @@ LEFT JOIN LATERAL (
   ) loud
   WHERE greatest(a.mute, CASE WHEN loud.mute_until_ms BETWEEN 1 AND chat.now_ms() THEN 1
     ELSE loud.mute END) <= CASE WHEN loud.mention THEN 2 ELSE 1 END
-  ORDER BY loud.timeline_seq DESC LIMIT %(pending)s
+  ORDER BY loud.timeline_seq = max(loud.timeline_seq) OVER () DESC, loud.mention DESC,
+    loud.timeline_seq DESC
+  LIMIT %(pending)s
 ) w ON true
 ORDER BY x.n, w.timeline_seq
 """
@@ -98,8 +112,14 @@ class PushStateStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def push_state(self, devices: Sequence[tuple[int, str]]) -> list[PushStateRow]:
-        """State of (account, device_id) pairs, in order; one batched read."""
+    async def push_state(
+        self, devices: Sequence[tuple[int, str]], node_id: int = 0
+    ) -> list[PushStateRow]:
+        """State of (account, device_id) pairs, in order; one batched read.
+
+        Args:
+            node_id: sessions on this node do not count as elsewhere; the caller knows them.
+        """
         states = [
             PushStateRow(account, device_id, False, 0, 0, 0, False, [], 0)
             for account, device_id in devices
@@ -112,14 +132,17 @@ class PushStateStore:
             "exact": EXACT_UP_TO,
             "scanned": MAX_SCANNED,
             "pending": MAX_PENDING,
+            "node": node_id,
         }
         for found in await calls.rows(self._database, _STATE, values):
-            n, exists, acked, notify, badge, start, end, zone, now_ms, *pending, waiting = found
+            n, exists, acked, notify, badge, start, end, zone, now_ms, *rest = found
+            tenant, kind, elsewhere, *pending, waiting, mentions = rest
             state = states[n - 1]
             state.exists, state.acked_seq, state.notify_seq = exists, acked, notify
             state.badge = badge
+            state.tenant, state.kind, state.active_elsewhere = tenant, kind, elsewhere
             if waiting is not None:
                 state.pending.append(PendingRow(*pending))
-                state.pending_count = waiting
+                state.pending_count, state.pending_mentions = waiting, mentions
                 state.visible = not is_quiet(now_ms, start, end, zone)
         return states

@@ -170,7 +170,8 @@ def _holding(cls: type[SettingsT], bad: Collection[str]) -> type[SettingsT]:
     """The class itself, or one that wants nothing of bad fields and asks no rule about them."""
     if not bad:
         return cls
-    fields: Any = dict.fromkeys(bad, (Any, None))
+    # a class's own validators expect a value: nothing is not shown to them
+    fields: Any = {name: (Any, Field(default=None, validate_default=False)) for name in bad}
     made: type[SettingsT] = create_model(cls.__name__, __base__=cls, **fields)
     made.bad_fields = frozenset(bad)
     return made

@@ -335,6 +335,7 @@ def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier
             resolver=path.resolver,
             sessions=path.sessions,
             presence=sides.presence,
+            lease=path.lease,
             watching=sides.watching,
             neighbours=sides.neighbours,
             farewell=sides.farewell,

@@ -161,8 +161,12 @@ class NodeLease:
         """Return once the lease holds; at once, nearly always."""
         while not self.is_valid:
             self._renewed.clear()
-            self._hurry.set()
+            self.hurry()
             await self._renewed.wait()
+
+    def hurry(self) -> None:
+        """Renew now, not when it is time."""
+        self._hurry.set()
 
     async def run(self) -> None:
         """Renew; in the background."""

@@ -73,6 +73,7 @@ class LiveSession:
         "session_no",
         "stream_trace",
         "token",
+        "was_opened",
         "watched",
     )
 
@@ -115,6 +116,8 @@ class LiveSession:
         self.stream_trace = stream_trace
         """Trace context of the stream: parent of messages that carry none."""
         self.received_ns = 0
+        self.was_opened = False
+        """It was welcomed, and counted."""
         self.is_paused = False
         """Frames are no longer taken: the node leaves. What they say is said again elsewhere."""
 

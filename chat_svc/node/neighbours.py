@@ -31,9 +31,23 @@ class Neighbours:
         self._peers: dict[str, Peer] = {}
         self._waiting: asyncio.Queue[tuple[str, EndSessionsRequest]] = asyncio.Queue(MAX_WAITING)
 
-    def end_soon(self, target: str, account: int, device_ids: Sequence[str], reason: int) -> None:
-        """End sessions on another node, in the background."""
-        request = EndSessionsRequest(account_id=account, device_ids=device_ids, reason=reason)
+    def end_soon(
+        self,
+        target: str,
+        account: int,
+        device_ids: Sequence[str],
+        reason: int,
+        *,
+        before_session_no: int = 0,
+    ) -> None:
+        """End sessions on another node, in the background; only those with a lower session_no, if
+        one is given: by then a newer one of the device may be there."""
+        request = EndSessionsRequest(
+            account_id=account,
+            device_ids=device_ids,
+            reason=reason,
+            before_session_no=before_session_no,
+        )
         try:
             self._waiting.put_nowait((target, request))
         except asyncio.QueueFull:

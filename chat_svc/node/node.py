@@ -138,7 +138,7 @@ class ChatNode:
         if not session.session_no:
             return  # it never opened, or `opening` is still at it and will see
         parts.watching.stop(session)
-        parts.counters.sessions_ended += 1
+        parts.counters.sessions_ended += session.was_opened
         is_newest = parts.sessions.remove(session) and not session.was_replaced
         parts.presence.detach(session)
         window = session.machine.window
@@ -157,11 +157,21 @@ class ChatNode:
             )
 
     def end_sessions(
-        self, account: int, device_ids: Sequence[str], reason: Closed.Reason.ValueType
+        self,
+        account: int,
+        device_ids: Sequence[str],
+        reason: Closed.Reason.ValueType,
+        *,
+        before_session_no: int = 0,
     ) -> int:
-        """Close sessions of an account (no devices named: all of them); how many."""
+        """Close sessions of an account (no devices named: all of them); how many.
+
+        ``before_session_no``: only older ones; 0 = all.
+        """
         ended = 0
         for session in self.parts.sessions.of(account):
+            if before_session_no and session.session_no >= before_session_no:
+                continue
             if not device_ids or session.device_id in device_ids:
                 session.machine.close(reason, _fault_of(reason))
                 session.settle()

@@ -23,6 +23,7 @@ from chat_svc.core.standing import refusal
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.farewell import Ended, Farewell
 from chat_svc.node.hints import NodeAddress
+from chat_svc.node.lease import NodeLease
 from chat_svc.node.live_session import LiveSession
 from chat_svc.node.neighbours import Neighbours
 from chat_svc.node.presence import PresenceLink
@@ -60,6 +61,7 @@ class OpeningParts:
 
     address: NodeAddress
     limits: Limits
+    lease: NodeLease
     devices: DeviceStore
     conversations: ConversationStore
     resolver: Resolver
@@ -107,6 +109,7 @@ class Opening:
         opened = await self._patiently(lambda: self._open_device(session, row, wanted))
         if not opened.cursor_ok:
             session.machine.cursor_invalid()
+        await self._wait_for_lease()
             return
         if not self._register(session, row, wanted, opened):
             return
@@ -118,6 +121,7 @@ class Opening:
         parts.counters.sessions_opened += 1
         if wanted.cursor is not None:
             parts.resumed(session.account, opened.start_seq)
+        session.was_opened = True
         parts.watching.start(session)
 
     async def admit(self, identity: Identity) -> AccountRow:
@@ -139,6 +143,18 @@ class Opening:
     async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The call's answer; tried again over a broken connection, of which a pool may hold some
         after PostgreSQL was away for a moment."""
+    async def _wait_for_lease(self) -> None:
+        """A node that may have been taken for dead binds no device to its name: nobody would hand
+        it over again."""
+        parts = self._parts
+        for pause_seconds in RETRY_SECONDS:
+            if parts.lease.is_valid:
+                return
+            parts.lease.hurry()
+            await parts.clock.sleep(pause_seconds)
+        if not parts.lease.is_valid:
+            raise errors.NOT_SERVING()
+
         for pause_seconds in RETRY_SECONDS:
             try:
                 return await call()
@@ -192,7 +208,11 @@ class Opening:
             older.settle()
         elif opened.previous_node_target and opened.previous_node_id != parts.address.node_id:
             parts.neighbours.end_soon(
-                opened.previous_node_target, row.id, [session.device_id], Closed.REASON_REPLACED
+                opened.previous_node_target,
+                row.id,
+                [session.device_id],
+                Closed.REASON_REPLACED,
+                before_session_no=opened.session_no,
             )
         return True
 

@@ -89,8 +89,8 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
             # A user was switched off, signed out of everywhere or erased: what this node keeps of
             # the account tells whom it concerns; who signed in anew since then stays.
             return pb.EndSessionsResponse(ended=await self._standing.refresh())
-        if reason == Closed.REASON_REPLACED:
-            # The request may be late: a device whose newest session is here again stays.
+        if reason == Closed.REASON_REPLACED and not request.before_session_no:
+            # Of an older release, and maybe late: a device whose newest session is here stays.
             newest_here = {
                 device.device_id
                 for device in await self._devices.list_devices(request.account_id)
@@ -100,7 +100,12 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
             if not device_ids:
                 return pb.EndSessionsResponse()
         return pb.EndSessionsResponse(
-            ended=self._node.end_sessions(request.account_id, device_ids, reason)
+            ended=self._node.end_sessions(
+                request.account_id,
+                device_ids,
+                reason,
+                before_session_no=request.before_session_no,
+            )
         )
 
     async def SetPushDevices(

@@ -25,6 +25,8 @@ check error-table python tools/error_table.py --check
 check variables python tools/variable_names.py --check
 check spelling codespell
 check dependencies deptry .
+# every overlay rendered, against schemas, policies, the settings of the code and the contract
+check kubernetes python -m pytest -q -p no:cacheprovider -m "not mesh" tests/k8s --deselect tests/k8s/test_image.py
 
 if [ -n "$failed" ]; then
     printf 'check: failed:%s\n' "$failed"

@@ -32,6 +32,11 @@ def current_caller() -> str:
     return _current.get()
 
 
+def caller_if_any() -> str:
+    """As `current_caller`; empty outside a call of the mesh face."""
+    return _current.get("")
+
+
 def set_current_caller(caller: str) -> None:
     """Bind the caller to the running call; for the guard and for tests of servicers."""
     _current.set(caller)

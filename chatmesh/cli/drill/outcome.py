@@ -43,6 +43,14 @@ class Replacement:
     settled_ns: int
     """Every receiver is up to date again."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Seconds count from the signal."""
+        return {
+            "name": self.name,
+            "ready_seconds": round((self.ready_ns - self.begin_ns) / 1e9, 2),
+            "settled_seconds": round((self.settled_ns - self.begin_ns) / 1e9, 2),
+        }
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -135,6 +143,6 @@ class Outcome:
             "reconnects": traffic.reconnects,
             "longest_gap_ms": self.longest_gap_ms(),
             "seconds": round(self.seconds, 1),
-            "replaced": [one.name for one in self.replacements],
+            "replaced": [one.to_json() for one in self.replacements],
             "passed": self.passed,
         }

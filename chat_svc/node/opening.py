@@ -60,8 +60,8 @@ class OpeningParts:
     """What openings need of the node."""
 
     address: NodeAddress
-    limits: Limits
     lease: NodeLease
+    limits: Limits
     devices: DeviceStore
     conversations: ConversationStore
     resolver: Resolver
@@ -106,10 +106,10 @@ class Opening:
                 limit="sessions_per_node", value=parts.limits.sessions_per_node
             )
         row = await self.admit(session.identity)
+        await self._wait_for_lease()
         opened = await self._patiently(lambda: self._open_device(session, row, wanted))
         if not opened.cursor_ok:
             session.machine.cursor_invalid()
-        await self._wait_for_lease()
             return
         if not self._register(session, row, wanted, opened):
             return
@@ -118,10 +118,10 @@ class Opening:
         if session.is_over:
             return  # it ended meanwhile; `ended` has seen to what is owed
         session.machine.opened(welcome, parts.clock.monotonic())
+        session.was_opened = True
         parts.counters.sessions_opened += 1
         if wanted.cursor is not None:
             parts.resumed(session.account, opened.start_seq)
-        session.was_opened = True
         parts.watching.start(session)
 
     async def admit(self, identity: Identity) -> AccountRow:
@@ -140,9 +140,6 @@ class Opening:
             raise fault
         return row
 
-    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The call's answer; tried again over a broken connection, of which a pool may hold some
-        after PostgreSQL was away for a moment."""
     async def _wait_for_lease(self) -> None:
         """A node that may have been taken for dead binds no device to its name: nobody would hand
         it over again."""
@@ -155,6 +152,9 @@ class Opening:
         if not parts.lease.is_valid:
             raise errors.NOT_SERVING()
 
+    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The call's answer; tried again over a broken connection, of which a pool may hold some
+        after PostgreSQL was away for a moment."""
         for pause_seconds in RETRY_SECONDS:
             try:
                 return await call()

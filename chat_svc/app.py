@@ -72,6 +72,7 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
         add_unary_services(public, ground, path, sides, node)
         ground.address.target = settings.target_at(await mesh.start())
         _run_links(lifecycle, path, sides)
+        lifecycle.background("store room", lambda: ground.room.watch(ground.database))
         begun = lifecycle.readiness.require("node")
         schema = lifecycle.readiness.require("schema")
 

@@ -50,7 +50,7 @@ from chatmesh.mesh.v1.sequencer_pb2 import NextIdsRequest, NextIdsResponse
 from chatmesh.runtime.clock import Clock, SystemClock
 from chatmesh.runtime.identity import TokenVerifier
 from chatmesh.runtime.lifecycle import Lifecycle
-from chatmesh.runtime.postgres import Database, Lane
+from chatmesh.runtime.postgres import Database, Lane, StoreRoom
 from chatmesh.runtime.readiness import Component
 from chatmesh.runtime.streams import RequestStream
 from chatmesh.runtime.trace import Tracer
@@ -85,6 +85,7 @@ class Ground:
     message and no lease waiting."""
     links: Links
     postgres: Component
+    room: StoreRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ async def lay_ground(
 ) -> Ground:
     """Stores and peers; nothing has to be there yet."""
     postgres = lifecycle.readiness.require("postgresql")
+    room = StoreRoom(lifecycle.readiness.require("store room"))
     url = settings.postgres_url.get_secret_value() if settings.postgres_url else ""
     rules = commit_rules(settings.reach, settings.limits.max_reactions)
     database, call_database = [
@@ -142,6 +144,7 @@ async def lay_ground(
                 max_size=settings.postgres_pool,
                 readiness=component,
                 durable=settings.postgres_durable,
+                room=room,
                 session_settings=(("lock_timeout", f"{POOL_LOCK_TIMEOUT_MS}ms"), *rules),
             )
         )
@@ -154,6 +157,7 @@ async def lay_ground(
                 role_name=ROLE,
                 name=name,
                 durable=settings.postgres_durable,
+                room=room,
                 session_settings=(("lock_timeout", f"{lock_timeout_ms}ms"), *rules),
             )
         )
@@ -178,6 +182,7 @@ async def lay_ground(
         call_store=ChatStore.on(call_database, lane, edit_window_ms=_edit_window_ms(settings)),
         links=open_links(settings, stack),
         postgres=postgres,
+        room=room,
     )
 
 
@@ -233,6 +238,7 @@ def build_path(ground: Ground) -> Path:
         clock,
         ground.tracer,
         ground.limits.commit_rows,
+        lambda: ground.room.is_full,
     )
     return Path(sessions, id_stream, ids, outbox, resolver, handover, lease, waiting, committer)
 

@@ -111,6 +111,9 @@ PREVIOUS_REFUSED = _row("PREVIOUS_REFUSED", _S.ABORTED,
     "an earlier message of this send was refused", "mend the first, send again with the same keys")
 OUTBOX_FULL = _row("OUTBOX_FULL", _S.RESOURCE_EXHAUSTED,
     "too much is undelivered on this node", "wait retry_after, send again with the same keys")
+STORE_FULL = _row("STORE_FULL", _S.RESOURCE_EXHAUSTED,
+    "the database has no room left and stored nothing; its operator is told",
+    "wait retry_after, send again with the same keys")
 SENDS_IN_FLIGHT = _row("SENDS_IN_FLIGHT", _S.RESOURCE_EXHAUSTED,
     "more sends without a result than Limits.max_sends_in_flight", "wait for results")
 # -- conversations and contacts ----------------------------------------------------------------

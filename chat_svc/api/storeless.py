@@ -1,4 +1,5 @@
-"""Unary methods while the store is away: tried again, then UNAVAILABLE, never INTERNAL.
+"""Unary methods while the store is away: tried again, then UNAVAILABLE, never INTERNAL; while its
+disk is full, STORE_FULL at once.
 
 Every unary method may be run again: what appends an event does so under the caller's key, what sets
 a state is idempotent by nature. After a restart of PostgreSQL each connection of the pool fails
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from chat_svc.node.store_errors import store_full
 from chatmesh import errors
 from chatmesh.runtime.postgres import LostConnection
 
@@ -41,6 +43,8 @@ def _wrapped(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[A
             except LostConnection as lost:
                 if not lost.unknown_outcome:
                     break  # none could be had: the pool has waited
+            except psycopg.errors.DiskFull:
+                raise store_full() from None
             except psycopg.errors.LockNotAvailable:
                 break  # it has waited for seconds
             except psycopg.OperationalError:

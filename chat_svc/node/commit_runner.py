@@ -2,7 +2,8 @@
 
 - lost connection: the outcome is unknown, so the old backend is ended and the same rows are run
   again under the same keys; what had been committed answers from its keys;
-- deadlock, serialisation, a store that is full or a standby: the rows run again whole;
+- deadlock, serialisation, a store that is a standby: the rows run again whole;
+- no room on the disk: nothing happened, and all are refused, to be sent again later;
 - anything else: the rows are halved until the message to blame stands alone and is refused;
 - lock timeout: somebody holds a conversation; those rows are given back, for the caller to decide.
 
@@ -21,7 +22,7 @@ from chat_svc.node.counters import NodeCounters
 from chat_svc.node.handover import Handover
 from chat_svc.node.hints import NodeAddress
 from chat_svc.node.outbox import Outbox
-from chat_svc.node.store_errors import PASSING
+from chat_svc.node.store_errors import PASSING, store_full
 from chat_svc.store.commit import CommitOutcome, CommitRow, CommitStatus
 from chatmesh.runtime import failpoints, faults, metrics
 from chatmesh.runtime.clock import Clock
@@ -125,6 +126,8 @@ class CommitRunner:
             outcomes, batch_id = await self._attempts(rows)
         except psycopg.errors.LockNotAvailable:
             return Ran([], list(sends))
+        except psycopg.errors.DiskFull:
+            return self._without_room(sends)
         except Exception as error:  # noqa: BLE001 - not the store's state: one of the rows is to blame
             return await self._without_poison(sends, error)
         self._hops(sends, outcomes, began_ns)
@@ -148,7 +151,7 @@ class CommitRunner:
             except psycopg.errors.ReadOnlySqlTransaction:
                 self._outbox.give_back(done)
                 await self._lane.close()  # a standby since a failover: find the new primary
-            except psycopg.errors.LockNotAvailable:
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DiskFull):
                 self._outbox.give_back(done)
                 raise
             except LostConnection as lost:
@@ -189,6 +192,11 @@ class CommitRunner:
             except LostConnection:
                 pass  # PostgreSQL is away: so is the old backend, but only it can say so
             await self._clock.sleep(RETRY_MAX_SECONDS * random.uniform(0.2, 0.5))
+
+    def _without_room(self, sends: Sequence[PendingSend]) -> Ran:
+        for send in sends:
+            self._handover.refuse(send, store_full())
+        return Ran([(send, False) for send in sends], [])
 
     async def _without_poison(self, sends: Sequence[PendingSend], error: Exception) -> Ran:
         if len(sends) == 1:

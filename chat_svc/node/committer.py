@@ -9,8 +9,10 @@ loop goes on with everybody else's.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
+
+import psycopg
 
 from chat_svc.core.batch import PendingSend, SendQueue, halves, settle_equal_keys, split_by_weight
 from chat_svc.node.commit_runner import RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS, CommitRunner
@@ -18,7 +20,7 @@ from chat_svc.node.handover import Handover
 from chat_svc.node.id_blocks import IdBlocks
 from chat_svc.node.outbox import Outbox
 from chat_svc.node.resolver import Resolver
-from chat_svc.node.store_errors import PASSING
+from chat_svc.node.store_errors import PASSING, store_full
 from chat_svc.node.waiting_lane import WaitingLane, prepare
 from chatmesh import errors
 from chatmesh.runtime import faults
@@ -59,6 +61,7 @@ class Committer:
         clock: Clock,
         tracer: Tracer,
         max_rows: int,
+        is_store_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._runner = runner
         self._waiting = waiting
@@ -70,6 +73,7 @@ class Committer:
         self._clock = clock
         self._tracer = tracer
         self._max_rows = max_rows
+        self._is_store_full = is_store_full
         self._queue = SendQueue(QUEUE_MESSAGES, QUEUE_BYTES)
         self._again: list[PendingSend] = []  # keys that were twice in a batch: answered next
         self._in_batch = 0
@@ -89,6 +93,10 @@ class Committer:
             refusal = errors.OUTBOX_FULL(retry_after_seconds=FULL_RETRY_AFTER_SECONDS)
             for send in sends:
                 self._handover.refuse(send, refusal)
+            return
+        if self._is_store_full():  # it would be asked, and written to, in vain
+            for send in sends:
+                self._handover.refuse(send, store_full())
             return
         self._queue.offer(sends)
         self._idle.clear()
@@ -141,6 +149,10 @@ class Committer:
             try:
                 refused = await self._resolver.resolve(batch)
                 break
+            except psycopg.errors.DiskFull:
+                for send in batch:
+                    self._refuse(send, store_full())
+                return []
             except PASSING as error:  # the store or the sequencer is away
                 if _budget.take():
                     _log.warning("recipients not resolved", error=type(error).__name__)

@@ -29,6 +29,7 @@ from chat_svc.node.neighbours import Neighbours
 from chat_svc.node.presence import PresenceLink
 from chat_svc.node.resolver import Resolver
 from chat_svc.node.sessions import Sessions
+from chat_svc.node.store_errors import store_full
 from chat_svc.node.watching import Watching
 from chat_svc.store.accounts import AccountRow
 from chat_svc.store.conversations import ConversationStore
@@ -92,6 +93,8 @@ class Opening:
                     await self._open(session, wanted)
         except Fault as fault:
             session.machine.close(_reason_of(fault), fault)
+        except psycopg.errors.DiskFull:
+            session.machine.close(Closed.REASON_UNAVAILABLE, store_full())
         except Exception as error:  # noqa: BLE001 - the store is away, or worse; the client comes back
             if _budget.take():
                 _log.warning("session not opened", error=type(error).__name__, exc_info=error)
@@ -158,6 +161,8 @@ class Opening:
         for pause_seconds in RETRY_SECONDS:
             try:
                 return await call()
+            except psycopg.errors.DiskFull:
+                raise
             except (psycopg.OperationalError, LostConnection):
                 await self._parts.clock.sleep(pause_seconds)
         return await call()

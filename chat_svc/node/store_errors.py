@@ -1,6 +1,7 @@
 """Which errors tell of the store, and which of what it was asked to do.
 
-A store that is away, full, locked or a standby takes the same call later: it is made again.
+A store that is away, locked or a standby takes the same call later: it is made again. One that is
+full stores nothing until a person makes room: messages are refused with `store_full()` meanwhile.
 Anything else would fail again, for one of the messages, or our handling of it, is to blame: it is
 found by halving and refused, and its neighbours go on.
 """
@@ -9,6 +10,7 @@ from typing import Final
 
 import psycopg
 
+from chatmesh import errors
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.failpoints import FailpointError
 from chatmesh.runtime.faults import Fault
@@ -25,3 +27,10 @@ PASSING: Final = (
     FailpointError,  # stands for any of these in drills
 )
 """Deadlocks, lock timeouts, a full disk and too many connections are OperationalErrors."""
+
+STORE_FULL_RETRY_AFTER_SECONDS: Final = 5.0
+
+
+def store_full() -> Fault:
+    """The answer to what PostgreSQL has no room for."""
+    return errors.STORE_FULL(retry_after_seconds=STORE_FULL_RETRY_AFTER_SECONDS)

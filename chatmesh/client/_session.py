@@ -64,8 +64,8 @@ UNKNOWN_LIMITS: Final = Limits(
 )
 
 LATER: Final = frozenset((
-    "OUTBOX_FULL", "SENDS_IN_FLIGHT", "NOT_SERVING", "SHUTTING_DOWN", "PEER_TIMEOUT", "PEER_BUSY",
-    "DEADLINE_EXCEEDED", "RATE_LIMITED",
+    "OUTBOX_FULL", "STORE_FULL", "SENDS_IN_FLIGHT", "NOT_SERVING", "SHUTTING_DOWN", "PEER_TIMEOUT",
+    "PEER_BUSY", "DEADLINE_EXCEEDED", "RATE_LIMITED",
 ))  # fmt: skip
 """Refusals of a message that mean "the same again, later"."""
 

@@ -31,6 +31,7 @@ from chatmesh.runtime.pgsession import (
     set_up,
 )
 from chatmesh.runtime.readiness import Component
+from chatmesh.runtime.store_room import StoreRoom
 
 TERMINATE_WAIT_MS: Final = 5_000
 """How long the server waits for a terminated backend to be gone."""
@@ -53,12 +54,14 @@ class Lane:
         readiness: Component | None = None,
         durable: bool = True,
         session_settings: Sequence[tuple[str, str]] = (),
+        room: StoreRoom | None = None,
     ) -> None:
         """`name` is for logs and metrics. `session_settings` (lock_timeout …) hold per session."""
         self._dsn = connection_string(url, f"{role_name or 'chatmesh'} {name}")
         self._role = role_name
         self.name = name
         self._durable = durable
+        self._room = room
         self._readiness = readiness
         self._settings = tuple(session_settings)
         self._connection: UninterruptedConnection | None = None
@@ -123,6 +126,8 @@ class Lane:
             return await cursor.fetchall() if cursor.description else []
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not connection.closed:
+                if self._room is not None:
+                    self._room.note(error)
                 raise  # the server's answer (lock timeout, deadlock): the connection lives
             raise LostConnection(reason(error), unknown_outcome=True) from None
         finally:

@@ -41,6 +41,7 @@ from chatmesh.runtime.pgsession import (
     set_up,
 )
 from chatmesh.runtime.readiness import Component
+from chatmesh.runtime.store_room import StoreRoom
 
 __all__ = [
     "BoolArray",
@@ -51,6 +52,7 @@ __all__ = [
     "Int8Array",
     "Lane",
     "LostConnection",
+    "StoreRoom",
     "TextArray",
     "UuidArray",
     "connection_string",
@@ -78,6 +80,7 @@ class Database:
         readiness: Component | None = None,
         durable: bool = True,
         prepare_threshold: int | None = 5,
+        room: StoreRoom | None = None,
         session_settings: Sequence[tuple[str, str]] = (),
     ) -> None:
         """`role_name` is taken by SET ROLE on each connection; empty: the login's own role.
@@ -88,6 +91,7 @@ class Database:
         self._url = url
         self._role = role_name
         self._durable = durable
+        self._room = room
         self._settings = tuple(session_settings)
         self._readiness = readiness
         self._refused: str | None = None
@@ -144,6 +148,8 @@ class Database:
             yield connection
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not connection.closed:
+                if self._room is not None:
+                    self._room.note(error)
                 raise  # the server's answer (lock timeout, deadlock): the connection lives
             raise LostConnection(reason(error), unknown_outcome=True) from None
         finally:

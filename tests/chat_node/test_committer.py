@@ -147,13 +147,12 @@ async def test_an_unknown_outcome_is_run_again_under_the_same_keys(bench: Bench)
     [
         psycopg.errors.DeadlockDetected(),
         psycopg.errors.SerializationFailure(),
-        psycopg.errors.DiskFull(),
         psycopg.errors.ReadOnlySqlTransaction(),
         LostConnection("refused", unknown_outcome=False),
         StoreRefused("fsync = off"),
         ConnectionResetError(),
     ],
-    ids=["deadlock", "serialisation", "disk full", "standby", "away", "not durable", "reset"],
+    ids=["deadlock", "serialisation", "standby", "away", "not durable", "reset"],
 )
 async def test_what_did_not_happen_is_run_again_whole(bench: Bench, error: Exception) -> None:
     answers = Answers()
@@ -163,6 +162,24 @@ async def test_what_did_not_happen_is_run_again_whole(bench: Bench, error: Excep
     assert [len(call) for call in bench.commit.calls] == [3, 3, 3]
     assert answers.numbers == [1, 2, 3]
     assert bench.counters.commit_retries == 2
+
+
+async def test_a_full_disk_refuses_all_of_a_batch_and_forgets_no_settled_row(
+    bench: Bench,
+) -> None:
+    answers = Answers()
+    bench.commit.script = [psycopg.errors.DiskFull()]
+    bench.outbox.enqueue(99, b"x", b"d")
+    bench.outbox.on_done([(99, b"d")])
+    bench.committer.offer(parts.sends(parts.sender(answers), [1, 2, 3]))
+    await bench.committer.wait_idle()
+    assert [len(call) for call in bench.commit.calls] == [3], "nobody waits for room"
+    assert {result.problem.reason for _, result in answers.results} == {"STORE_FULL"}
+    assert all(result.problem.retry_after_ms for _, result in answers.results)
+    bench.committer.offer(parts.sends(parts.sender(answers), [4]))
+    await bench.committer.wait_idle()
+    assert answers.results[-1][1].conversation_seq
+    assert bench.commit.done == [[99], [99]]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from chat_svc.api.parts import (
     caller_of,
     carry_out,
     request_of,
+    tell_self,
 )
 from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.audit import AuditAction, Note
@@ -106,6 +107,7 @@ class ContactApi(ContactServiceServicer):
             watchers = (await self._accounts.contacts_of([who.account.id]))[who.account.id]
             parts.privacy_changed(who.account.id, watchers)
             await parts.tell_account(who.account.id)
+            await tell_self(parts, who, "privacy", "updated")
         return pb.UpdatePrivacyResponse(
             privacy=pb.PrivacySettings(
                 presence=pb.Audience.ValueType(holds.presence),

@@ -9,11 +9,13 @@ from typing import Final
 from chat_svc.api import checks, convert
 from chat_svc.api.callers import Caller
 from chat_svc.api.parts import (
+    IDS_OF_AN_EVENT,
     Context,
     UnaryParts,
     accounts_of,
     caller_of,
     carry_out,
+    owner_of,
     request_of,
 )
 from chat_svc.api.storeless import outlives_the_store
@@ -236,9 +238,18 @@ class ConversationApi(ConversationServiceServicer):
     async def HideMessage(
         self, request: pb.HideMessageRequest, context: Context
     ) -> pb.HideMessageResponse:
-        """Not offered yet."""
-        await caller_of(self._parts, context)
-        raise errors.UNIMPLEMENTED()
+        """Delete for me: the caller's devices are told by an event of the self conversation."""
+        parts = self._parts
+        who = await caller_of(parts, context)
+        number = checks.conversation_id(request.conversation_id)
+        seq = checks.position(request.conversation_seq, "conversation_seq")
+        commit = self._store.self_log.hide(
+            owner_of(parts, who), number, seq, ids=await parts.new_ids(IDS_OF_AN_EVENT)
+        )
+        done = await carry_out(parts, commit)
+        if done.events:
+            await parts.tell_account(who.account.id)
+        return pb.HideMessageResponse()
 
     async def GetAccountState(
         self, request: pb.GetAccountStateRequest, context: Context

@@ -12,7 +12,7 @@ import grpc
 
 from chat_svc.api import checks
 from chat_svc.api.callers import Caller
-from chat_svc.api.parts import Context, UnaryParts, caller_of
+from chat_svc.api.parts import Context, UnaryParts, caller_of, tell_self
 from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.audit import AuditAction, Note
 from chat_svc.core.quiet import MINUTES_PER_DAY, zone_of
@@ -125,6 +125,7 @@ class DeviceApi(DeviceServiceServicer):
             except faults.Fault as fault:
                 # push asks for the device's state before it fires, and learns that it is gone
                 _log.warning("push tokens of a signed-out device remain", reason=fault.reason)
+            await tell_self(parts, who, "devices", "signed_out")
         return pb.SignOutResponse(devices=len(gone))
 
     async def UpdateNotificationSettings(
@@ -139,6 +140,7 @@ class DeviceApi(DeviceServiceServicer):
         if wanted != before:
             await accounts.set_notification_settings(who.account.id, wanted)
             await parts.tell_account(who.account.id)
+            await tell_self(parts, who, "mutes", "updated")
         return pb.UpdateNotificationSettingsResponse(
             mute=MuteLevel.ValueType(wanted.mute),
             quiet_start_minute=wanted.quiet_start_minute,

@@ -22,6 +22,7 @@ from chat_svc.store.bundle import ChatStore
 from chat_svc.store.devices import SignedOut
 from chat_svc.store.governed import Governed, Request
 from chat_svc.store.receipts import ChangedMark
+from chat_svc.store.self_log import Owner
 from chatmesh import errors
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.identity import is_clean_text
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from chatmesh.mesh.v1.push_pb2_grpc import PushServiceAsyncStub
 
 MAX_USER_ID_CHARACTERS: Final = 128
+IDS_OF_AN_EVENT: Final = 2
+"""Of an event of the account's own log: the event, the batch."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -112,6 +115,17 @@ def request_of(parts: UnaryParts, who: Caller, key: bytes, message: Message) -> 
         content_hash=CONTENT_HASH_VERSION << 56 | int.from_bytes(digest.digest(), "big"),
         node_id=parts.node_id(),
     )
+
+
+def owner_of(parts: UnaryParts, who: Caller) -> Owner:
+    """The caller, as the owner of their self conversation."""
+    return Owner(who.account.tenant_id, who.account.id, who.user, parts.node_id())
+
+
+async def tell_self(parts: UnaryParts, who: Caller, subject: str, state: str) -> None:
+    """The caller's devices learn that something of the account changed; it is written already."""
+    ids = await parts.new_ids(IDS_OF_AN_EVENT)
+    await carry_out(parts, parts.store.self_log.tell(owner_of(parts, who), subject, state, ids=ids))
 
 
 async def carry_out(parts: UnaryParts, commit: Coroutine[Any, Any, Governed]) -> Governed:

@@ -48,9 +48,18 @@ def policy_of(join: int | None, history: int | None) -> ConversationPolicy | Non
     )
 
 
-def account_body(subject: str, user: str, state: str) -> bytes:
-    """Something of the owner's own account changed."""
-    return _body(Content(account=AccountContent(subject=subject, user_id=user, state=state)))
+def account_body(
+    subject: str, user: str, state: str, *, conversation: int = 0, seq: int = 0
+) -> bytes:
+    """Something of the owner's own account changed; `hidden` names a message."""
+    content = AccountContent(
+        subject=subject,
+        user_id=user,
+        state=state,
+        conversation_id=conversation,
+        conversation_seq=seq,
+    )
+    return _body(Content(account=content))
 
 
 def _body(content: Content) -> bytes:

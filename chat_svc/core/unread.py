@@ -31,6 +31,7 @@ RULES: Final = (
     UnreadRule("own message", False, False, "its writer knows it, on every device"),
     UnreadRule("erased message", False, False, "there is nothing left to read"),
     UnreadRule("expired message", False, False, "reads as erased"),
+    UnreadRule("hidden message", False, False, "its reader deleted it for themselves"),
     UnreadRule("edited message", True, True, "still one message; the edit adds none"),
     UnreadRule("edit, delete, reaction, pin", False, False, "says nothing new to read"),
     UnreadRule("membership, title", False, False, "shown in the log, not owed to the reader"),

@@ -19,6 +19,8 @@ from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.relations import RelationStore
 from chat_svc.store.retention import RetentionStore
+from chat_svc.store.self_log import SelfLogStore
+from chat_svc.store.snapshot import SnapshotStore
 from chat_svc.store.timeline import TimelineStore
 from chat_svc.store.users import UserStore
 
@@ -49,6 +51,8 @@ class ChatStore:
     receipts: ReceiptStore
     relations: RelationStore
     retention: RetentionStore
+    self_log: SelfLogStore
+    snapshot: SnapshotStore
     timeline: TimelineStore
     users: UserStore
 
@@ -70,6 +74,8 @@ class ChatStore:
             receipts=ReceiptStore(database),
             relations=RelationStore(database),
             retention=RetentionStore(database),
+            self_log=SelfLogStore(database),
+            snapshot=SnapshotStore(database),
             timeline=TimelineStore(database),
             users=UserStore(database),
         )

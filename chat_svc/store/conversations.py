@@ -143,9 +143,9 @@ _LIST: Final = """
 WITH mine AS (
   -- when it was last active as of the first page's moment; created_at never falls with the seq
   SELECT m.conversation, CASE WHEN c.last_created_at_ms <= %(as_of)s THEN c.last_created_at_ms
-    ELSE (SELECT e.created_at_ms FROM chat.event e
+    ELSE coalesce((SELECT e.created_at_ms FROM chat.event e
       WHERE e.conversation = c.id AND e.created_at_ms <= %(as_of)s
-      ORDER BY e.conversation_seq DESC LIMIT 1) END AS active
+      ORDER BY e.conversation_seq DESC LIMIT 1), c.created_at_ms) END AS active
   FROM chat.member m JOIN chat.conversation c ON c.id = m.conversation
   WHERE m.account = %(account)s AND NOT m.gone AND (%(archived)s OR NOT m.archived)
     AND (c.kind = 2 OR c.last_message_no > 0)
@@ -241,13 +241,13 @@ class ConversationStore:
     async def view(self, account: int, conversation: int) -> ConversationView | None:
         """As this account sees it; None when it is not a member."""
         found = await calls.row(self._database, _ONE, (account, conversation, EXACT_UP_TO))
-        return _view(found) if found else None
+        return view_of(found) if found else None
 
     async def view_direct(self, account: int, peer: int) -> ConversationView | None:
         """The direct (or self) conversation with `peer`; None when there is none."""
         values = {"account": account, "peer": peer, "exact": EXACT_UP_TO}
         found = await calls.row(self._database, _DIRECT, values)
-        return _view(found) if found else None
+        return view_of(found) if found else None
 
     async def list_views(
         self,
@@ -274,7 +274,7 @@ class ConversationStore:
             "exact": EXACT_UP_TO,
         }
         found = await calls.rows(self._database, _LIST, values)
-        page = [_view(columns[1:]) for columns in found[:limit]]
+        page = [view_of(columns[1:]) for columns in found[:limit]]
         if len(found) <= limit:
             return page, None
         last = found[limit - 1]
@@ -283,7 +283,7 @@ class ConversationStore:
     async def changed_views(self, account: int, since_version: int) -> list[ConversationView]:
         """Those whose own state changed after that account_version."""
         values = {"account": account, "since": since_version, "exact": EXACT_UP_TO}
-        return [_view(columns) for columns in await calls.rows(self._database, _CHANGED, values)]
+        return [view_of(columns) for columns in await calls.rows(self._database, _CHANGED, values)]
 
     async def list_members(
         self, account: int, conversation: int, *, after_user: str, limit: int
@@ -340,11 +340,13 @@ def _split(pairs: Sequence[Pair]) -> tuple[Int8Array, Int8Array]:
     return Int8Array([low for low, _ in pairs]), Int8Array([high for _, high in pairs])
 
 
-def _view(columns: calls.Row) -> ConversationView:
+def view_of(columns: calls.Row) -> ConversationView:
+    """A row of `chat.views_1` or `chat.views_2`."""
     conversation = ConversationRow(*columns[:_CONVERSATION_WIDTH])
     state_end = _CONVERSATION_WIDTH + _STATE_WIDTH
     peer, *event = columns[state_end:]
     event = [conversation.id, *event, conversation.kind]
+    event[5] = event[5] or ""  # who wrote it was erased
     return ConversationView(
         conversation=conversation,
         state=MemberStateRow(*columns[_CONVERSATION_WIDTH:state_end]),

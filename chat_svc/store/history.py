@@ -50,32 +50,34 @@ LEFT JOIN chat.account h ON h.id = c.direct_high
 WHERE m.account = %(account)s AND m.conversation = %(conversation)s
 """
 _FORWARD: Final = """
-SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
-  e.created_at_ms, e.kind,
+SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
+  coalesce(s.external_id, ''), e.created_at_ms, e.kind,
   CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
-FROM chat.event e JOIN chat.account s ON s.id = e.sender
+FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
 JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s
   AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
   AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
+  AND NOT chat.is_hidden_1(%(account)s, e.conversation, e.conversation_seq)
 ORDER BY e.conversation_seq LIMIT %(limit)s
 """
 _BACKWARD: Final = """
-SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
-  e.created_at_ms, e.kind,
+SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
+  coalesce(s.external_id, ''), e.created_at_ms, e.kind,
   CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
-FROM chat.event e JOIN chat.account s ON s.id = e.sender
+FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
 JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s
   AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
   AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
+  AND NOT chat.is_hidden_1(%(account)s, e.conversation, e.conversation_seq)
 ORDER BY e.conversation_seq DESC LIMIT %(limit)s
 """
 _ONE: Final = """
-SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender, s.external_id,
-  e.created_at_ms, e.kind,
+SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
+  coalesce(s.external_id, ''), e.created_at_ms, e.kind,
   CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
-FROM chat.event e JOIN chat.account s ON s.id = e.sender
+FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
 JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s AND e.conversation_seq = %(seq)s
   AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)

@@ -26,8 +26,10 @@ from chat_svc.store.receipts import ChangedMark
 from chatmesh.mesh.v1 import push_pb2, push_pb2_grpc
 from chatmesh.runtime.clock import SystemClock
 from chatmesh.runtime.identity import Identity, set_current_identity
+from chatmesh.v1 import conversations_pb2 as pb
 from chatmesh.v1.devices_pb2 import PushToken
-from tests.chat_store.world import NODE, World
+from chatmesh.v1.types_pb2 import Conversation
+from tests.chat_store.world import NODE, World, uuid7
 
 
 class Call:
@@ -193,3 +195,17 @@ def add_push(keeper: PushKeeper, server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("chatmesh.mesh.v1.PushService", handlers),)
     )
+
+
+async def names(api: Api, count: int, tenant: str = "default") -> list[str]:
+    """User ids of new accounts."""
+    return [api.world.name_of(account) for account in await api.world.users(count, tenant)]
+
+
+async def create(api: Api, owner: str, *members: str, **fields: Any) -> Conversation:
+    """A new group."""
+    values = {"idempotency_key": uuid7(), "member_user_ids": members, "title": "t", **fields}
+    request = pb.CreateConversationRequest(**values)
+    answer = await api.call(owner, api.conversations.CreateConversation, request)
+    made: Conversation = answer.conversation
+    return made

@@ -14,8 +14,9 @@ from chat_svc.store.commit import CommitStatus, EventFlag, EventKind
 from chat_svc.store.conversations import MemberChange
 from chat_svc.store.govern import Properties
 from chat_svc.store.receipts import Mark
+from chat_svc.store.self_log import Owner
 from chatmesh.v1.types_pb2 import Content, EditContent, Event, TextContent
-from tests.chat_store.world import World
+from tests.chat_store.world import NODE, World
 
 PAGE = Path(__file__).parents[2] / "docs" / "unread.md"
 
@@ -64,6 +65,13 @@ async def erased(case: Case) -> None:
 
 async def expired(case: Case) -> None:
     await case.say(expires_at_ms=1)
+
+
+async def hidden(case: Case) -> None:
+    seq = await case.say()
+    owner = Owner(case.reader.tenant_id, case.reader.id, case.world.name_of(case.reader), NODE)
+    ids = await case.world.new_ids(2)
+    await case.world.store.self_log.hide(owner, case.group, seq, ids=ids)
 
 
 async def edited(case: Case) -> None:
@@ -121,6 +129,7 @@ CASES: dict[str, Callable[[Case], Awaitable[None]]] = {
     "own message": own,
     "erased message": erased,
     "expired message": expired,
+    "hidden message": hidden,
     "edited message": edited,
     "edit, delete, reaction, pin": about_a_message,
     "membership, title": title,

@@ -20,7 +20,6 @@ from chat_svc.api.parts import (
 )
 from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.audit import AuditAction, Note
-from chat_svc.core.audit import AuditAction, Note
 from chat_svc.core.membership import Change, Role
 from chat_svc.store.conversations import ActivityCursor, ConversationView, MemberChange
 from chat_svc.store.govern import Properties
@@ -68,8 +67,6 @@ class ConversationApi(ConversationServiceServicer):
         done = await carry_out(parts, commit)
         if done.first is None:
             raise errors.NOT_FOUND()
-        if done.events:
-            await self._record(who, done.first.conversation, members, "CreateConversation added")
         if done.events:
             await self._record(who, done.first.conversation, members, "CreateConversation added")
         view = self._store.conversations.view(who.account.id, done.first.conversation)
@@ -132,11 +129,6 @@ class ConversationApi(ConversationServiceServicer):
         done = await carry_out(parts, commit)
         if done.first is None:
             return pb.ChangeMembersResponse()
-        if done.events:
-            detail = f"ChangeMembers {change.name.lower()}"
-            if role is not Role.NONE:
-                detail += f" role={role.name.lower()}"
-            await self._record(who, done.first.conversation, targets, detail)
         if done.events:
             detail = f"ChangeMembers {change.name.lower()}"
             if role is not Role.NONE:
@@ -264,16 +256,6 @@ class ConversationApi(ConversationServiceServicer):
             conversations=[convert.conversation(view, who.user) for view in views],
             account_version=heads[who.account.id].account_version,
         )
-
-    async def _record(
-        self, who: Caller, number: int, targets: Mapping[int, str], detail: str
-    ) -> None:
-        """One audit record per member that came, went or changed role."""
-        notes = [
-            Note(AuditAction.MEMBERSHIP, who.actor, user, number, detail)
-            for user in targets.values()
-        ]
-        await self._parts.record(who.account.tenant_id, *notes)
 
     async def _record(
         self, who: Caller, number: int, targets: Mapping[int, str], detail: str

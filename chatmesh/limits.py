@@ -82,4 +82,19 @@ ALL: tuple[Limit, ...] = (
     Limit("sessions_per_node", 50_000, "sessions", 10, 1_000_000, "memory of one node"),
 )  # fmt: skip
 
+FIXED: dict[str, str] = {
+    "capabilities": "capabilities of one hello",
+    "commit_queue": "messages that wait for a commit on one node",
+    "count": "ids of one request",
+    "max_collapse_key_bytes": "a push's collapse key, in bytes",
+    "max_name_bytes": "a name of a device, client or attachment, in bytes",
+    "max_reaction_bytes": "a reaction, in bytes",
+    "max_status_code_points": "a status text, in code points",
+    "page_size": "rows of one answer; each RPC has its own",
+    "presence_max_watched": "accounts that one Watch stream may be interested in",
+    "sessions": "sessions of one node in one full attach",
+}
+"""Limits that no deployment sets, and what they count. A refusal names one of these, one of ALL, or
+the repeated field of the request that holds too much."""
+
 BY_NAME = {limit.name: limit for limit in ALL}

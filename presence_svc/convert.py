@@ -187,5 +187,5 @@ def _check_session(record: pb.SessionRecord) -> None:
 def _check_size(field: str, size: int, limit: int) -> None:
     if size > limit:
         raise errors.LIMIT_EXCEEDED(
-            f"{field} holds at most {limit:,} per request", limit=field, value=limit
+            f"{field} holds at most {limit:,} per request", limit=field, value=limit, size=size
         )

@@ -118,6 +118,7 @@ class PresenceServicer(presence_pb2_grpc.PresenceServiceServicer):
                                 "too many sessions on one node",
                                 limit="sessions",
                                 value=MAX_FULL_SESSIONS,
+                                size=len(named),
                             )
                     if request.full_done:
                         await self._take_away_others(request.node_id, named)

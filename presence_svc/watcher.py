@@ -70,6 +70,7 @@ class Watcher:
                     "too many watched accounts on one stream",
                     limit="presence_max_watched",
                     value=self._max_accounts,
+                    size=wanted,
                 )
             self._watches.add(self._stream, request.add_account_ids)
             self._observer.request(request.add_account_ids)

@@ -164,7 +164,13 @@ def record_of(row: PushRow) -> pb.PushRecord:
 def page_size(asked: int, default: int, limit: int) -> int:
     """How many to answer. Raises Fault INVALID_FIELD below 0 and above the limit."""
     if not 0 <= asked <= limit:
-        raise errors.INVALID_FIELD(f"page_size is 0 to {limit}", field="page_size")
+        raise errors.INVALID_FIELD(
+            f"page_size is 0 to {limit}",
+            field="page_size",
+            limit="page_size",
+            value=limit,
+            size=asked,
+        )
     return asked or default
 
 
@@ -178,7 +184,7 @@ def check_size(field: str, size: int, limit: int) -> None:
     """Raises Fault LIMIT_EXCEEDED."""
     if size > limit:
         raise errors.LIMIT_EXCEEDED(
-            f"{field} holds at most {limit:,} per request", limit=field, value=limit
+            f"{field} holds at most {limit:,} per request", limit=field, value=limit, size=size
         )
 
 

@@ -85,7 +85,7 @@ class SequencerServicer(sequencer_pb2_grpc.SequencerServiceServicer):
         count = request.count
         if not 1 <= count <= MOST_IDS:
             metrics.counter(measures.REFUSED).labels(errors.COUNT_INVALID.reason).inc()
-            raise errors.COUNT_INVALID(count=count, most=MOST_IDS)
+            raise errors.COUNT_INVALID(limit="count", value=MOST_IDS, size=count)
         sampled = trace.is_sampled(request.trace_context)
         began_ns = time.time_ns() if sampled else 0
         ranges = await self._worker.take_within(count, wait_seconds)

@@ -125,7 +125,7 @@ class ContactApi(ContactServiceServicer):
         who = await caller_of(parts, context)
         if not 0 < len(request.user_ids) <= MAX_PRESENCE_USERS:
             raise errors.LIMIT_EXCEEDED(
-                limit="user_ids", value=MAX_PRESENCE_USERS, wanted=len(request.user_ids)
+                limit="user_ids", value=MAX_PRESENCE_USERS, size=len(request.user_ids)
             )
         if parts.presence_of is None:
             raise errors.UNIMPLEMENTED()

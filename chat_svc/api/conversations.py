@@ -53,7 +53,9 @@ class ConversationApi(ConversationServiceServicer):
         properties = _properties(checks.title(request.title), request.policy)
         if len(request.member_user_ids) > parts.limits.max_group_members:
             raise errors.LIMIT_EXCEEDED(
-                limit="max_group_members", value=parts.limits.max_group_members
+                limit="max_group_members",
+                value=parts.limits.max_group_members,
+                size=len(request.member_user_ids),
             )
         members = await accounts_of(parts, who, request.member_user_ids)
         members.pop(who.account.id, None)
@@ -300,7 +302,7 @@ def _change(request: pb.ChangeMembersRequest) -> tuple[Change, Role]:
         raise errors.INVALID_FIELD("somebody must be named", field="user_ids")
     if len(request.user_ids) > MAX_CHANGED_USERS:
         raise errors.LIMIT_EXCEEDED(
-            limit="user_ids", value=MAX_CHANGED_USERS, wanted=len(request.user_ids)
+            limit="user_ids", value=MAX_CHANGED_USERS, size=len(request.user_ids)
         )
     return change, role
 

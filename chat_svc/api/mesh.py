@@ -70,7 +70,9 @@ class NodeServicer(node_pb2_grpc.ChatNodeServiceServicer):
     async def PushState(self, request: pb.PushStateRequest, context: Any) -> pb.PushStateResponse:
         """What a push would say now; one batched read."""
         if len(request.devices) > MAX_PUSH_STATES:
-            raise errors.LIMIT_EXCEEDED(limit="devices", value=MAX_PUSH_STATES)
+            raise errors.LIMIT_EXCEEDED(
+                limit="devices", value=MAX_PUSH_STATES, size=len(request.devices)
+            )
         states = await self._push_state.push_state(
             [(device.account_id, device.device_id) for device in request.devices],
             self._node.node_id,

@@ -13,7 +13,7 @@ import grpc
 
 from chat_svc.api.callers import Caller, Record, admitted, caller
 from chat_svc.api.snapshot import Snapshots
-from chat_svc.core.client_frames import check_send
+from chat_svc.core.client_frames import batch_too_large, check_send
 from chat_svc.core.extras import MAX_BIGINT
 from chat_svc.core.frames import piece
 from chat_svc.core.wire import varint
@@ -109,7 +109,7 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         """Sends without a session; answers after the commit."""
         limits = self._node.parts.limits
         if len(request.messages) > limits.max_send_batch:
-            raise errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=len(request.messages))
+            raise batch_too_large(limits, len(request.messages))
         who = await self._caller(context)
         send = pb.Send(messages=request.messages, stop_on_error=request.stop_on_error)
         outcomes = check_send(send, limits, limits.max_send_batch, self._node.parts.clock.wall_ms())
@@ -123,7 +123,9 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
         who = await self._caller(context)
         after, message_id = request.after.timeline_seq, request.after.message_id
         if not 0 <= request.page_size <= MAX_PAGE:
-            raise errors.INVALID_FIELD(field="page_size", limit=MAX_PAGE)
+            raise errors.INVALID_FIELD(
+                field="page_size", limit="page_size", value=MAX_PAGE, size=request.page_size
+            )
         if max(after, message_id) > MAX_BIGINT:
             raise errors.CURSOR_INVALID()
         account = who.account.id

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from chat_svc.core import effects
 from chat_svc.core.content import Checked, check
+from chat_svc.core.extras import check_size
 from chat_svc.core.limits import Limits
 from chatmesh import errors
 from chatmesh.runtime.faults import Fault
@@ -46,10 +47,8 @@ def check_hello(hello: Hello) -> effects.Open:
     if hello.device_id and not _DEVICE_ID.fullmatch(hello.device_id):
         raise errors.BAD_DEVICE_ID()
     for field in ("device_name", "client_version"):
-        if len(getattr(hello, field).encode()) > MAX_NAME_BYTES:
-            raise errors.INVALID_FIELD(field=field, limit=MAX_NAME_BYTES)
-    if len(hello.capabilities) > MAX_CAPABILITIES:
-        raise errors.INVALID_FIELD(field="capabilities", limit=MAX_CAPABILITIES)
+        check_size(field, len(getattr(hello, field).encode()), "max_name_bytes", MAX_NAME_BYTES)
+    check_size("capabilities", len(hello.capabilities), "capabilities", MAX_CAPABILITIES)
     cursor = None
     if hello.HasField("cursor"):
         cursor = (hello.cursor.timeline_seq, hello.cursor.message_id)
@@ -61,6 +60,11 @@ def check_hello(hello: Hello) -> effects.Open:
         hello.start,
         SLIM_ECHO in hello.capabilities,
     )
+
+
+def batch_too_large(limits: Limits, size: int) -> Fault:
+    """The refusal of a send with so many messages."""
+    return errors.BATCH_TOO_LARGE(limit="max_send_batch", value=limits.max_send_batch, size=size)
 
 
 def check_send(send: Send, limits: Limits, room: int, wall_ms: int) -> list[Checked | Refused]:
@@ -76,18 +80,20 @@ def check_send(send: Send, limits: Limits, room: int, wall_ms: int) -> list[Chec
     if count == 0:
         raise errors.BATCH_EMPTY()
     if count > MAX_ANSWERED_BATCH:
-        raise errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=count)
+        raise batch_too_large(limits, count)
     outcomes: list[Checked | Refused] = []
     refusal: Fault | None = None
     if count > limits.max_send_batch:
-        refusal = errors.BATCH_TOO_LARGE(limit=limits.max_send_batch, size=count)
+        refusal = batch_too_large(limits, count)
     for message in send.messages:
         if refusal is not None:
             outcomes.append(Refused(message.idempotency_key, refusal))
             continue
         try:
             if room <= 0:
-                raise errors.SENDS_IN_FLIGHT(limit=limits.max_sends_in_flight)
+                raise errors.SENDS_IN_FLIGHT(
+                    limit="max_sends_in_flight", value=limits.max_sends_in_flight
+                )
             outcomes.append(check(message, limits, wall_ms))
             room -= 1
         except Fault as fault:
@@ -104,8 +110,10 @@ def check_presence(wish: SetPresence) -> effects.PresenceWish:
         Fault: INVALID_FIELD.
     """
     text = wish.status_text if wish.HasField("status_text") else None
-    if text is not None and len(text) > MAX_STATUS_CODE_POINTS:
-        raise errors.INVALID_FIELD(field="set_presence.status_text", limit=MAX_STATUS_CODE_POINTS)
+    if text is not None:
+        check_size(
+            "set_presence.status_text", len(text), "max_status_code_points", MAX_STATUS_CODE_POINTS
+        )
     if text is not None and any(ord(sign) < 0x20 or ord(sign) == 0x7F for sign in text):
         raise errors.INVALID_FIELD(
             "a status text holds no control characters", field="set_presence.status_text"
@@ -124,5 +132,5 @@ def check_watch(watch: Watch, watched: set[str], limits: Limits) -> set[str]:
     named = {user for user in watch.user_ids if len(user) <= MAX_USER_ID_CHARACTERS}
     after = watched - named if watch.remove else watched | named
     if len(watch.user_ids) > most or len(after) > most:
-        raise errors.LIMIT_EXCEEDED(limit="max_watched_users", value=most, wanted=len(after))
+        raise errors.LIMIT_EXCEEDED(limit="max_watched_users", value=most, size=len(after))
     return after

@@ -24,6 +24,7 @@ from chat_svc.core.extras import (
 from chat_svc.core.limits import Limits
 from chat_svc.core.wire import framed, varint_size
 from chatmesh import errors
+from chatmesh.runtime.faults import Fault
 from chatmesh.v1 import types_pb2
 from chatmesh.v1.types_pb2 import OutgoingMessage
 
@@ -186,18 +187,25 @@ def trace_field(context: bytes) -> bytes:
     return _EVENT_TRACE + context if len(context) == TRACE_BYTES else b""
 
 
+def _too_many_bytes(limits: Limits, size: int) -> Fault:
+    return errors.CONTENT_TOO_LARGE(
+        limit="max_content_bytes", value=limits.max_content_bytes, size=size
+    )
+
+
 def _text_content(text: str, limits: Limits) -> bytes:
     """Fields 9 of Event with a TextContent, by hand: half the price of three message objects."""
     if not text:
         raise errors.CONTENT_EMPTY()
     encoded = text.encode()
     if len(encoded) > limits.max_content_bytes:
-        raise errors.CONTENT_TOO_LARGE(limit=limits.max_content_bytes, size=len(encoded))
+        raise _too_many_bytes(limits, len(encoded))
     if len(text) > limits.max_text_code_points:
         raise errors.CONTENT_TOO_LARGE(
-            "the text has more code points than allowed",
-            limit=limits.max_text_code_points,
-            code_points=len(text),
+            "the text has more code points than Limits.max_text_code_points",
+            limit="max_text_code_points",
+            value=limits.max_text_code_points,
+            size=len(text),
         )
     if not text.isprintable() and _CONTROLS.search(text):
         raise errors.CONTENT_INVALID()
@@ -228,7 +236,7 @@ def _checked_data(data: types_pb2.DataContent, limits: Limits) -> types_pb2.Data
     if not data.body:
         raise errors.CONTENT_EMPTY()
     if len(data.body) > limits.max_content_bytes:
-        raise errors.CONTENT_TOO_LARGE(limit=limits.max_content_bytes, size=len(data.body))
+        raise _too_many_bytes(limits, len(data.body))
     check_media_type(data.media_type, "content.data.media_type")
     return types_pb2.DataContent(media_type=data.media_type, body=data.body)
 
@@ -255,7 +263,12 @@ def _reaction(content: types_pb2.Content, limits: Limits) -> tuple[types_pb2.Con
     reaction = content.reaction
     size = len(reaction.reaction.encode())
     if not 1 <= size <= MAX_REACTION_BYTES:
-        raise errors.INVALID_FIELD(field="content.reaction.reaction", limit=MAX_REACTION_BYTES)
+        raise errors.INVALID_FIELD(
+            field="content.reaction.reaction",
+            limit="max_reaction_bytes",
+            value=MAX_REACTION_BYTES,
+            size=size,
+        )
     if not reaction.reaction.isprintable() and _CONTROLS.search(reaction.reaction):
         raise errors.CONTENT_INVALID()
     rebuilt = types_pb2.ReactionContent(

@@ -69,9 +69,17 @@ def add_extras(draft: Draft, message: OutgoingMessage, limits: Limits, wall_ms: 
     draft.body += event.SerializeToString(deterministic=True)  # maps by key: the hash needs it
 
 
+def check_size(field: str, size: int, limit: str, value: int) -> None:
+    """Raises Fault INVALID_FIELD, naming the limit (of chatmesh.limits), for what is larger."""
+    if size > value:
+        raise errors.INVALID_FIELD(
+            f"{field} is larger than allowed", field=field, limit=limit, value=value, size=size
+        )
+
+
 def _push(event: Event, wish: PushOptions) -> None:
-    if len(wish.collapse_key.encode()) > MAX_COLLAPSE_KEY_BYTES:
-        raise errors.INVALID_FIELD(field="push.collapse_key", limit=MAX_COLLAPSE_KEY_BYTES)
+    key_bytes = len(wish.collapse_key.encode())
+    check_size("push.collapse_key", key_bytes, "max_collapse_key_bytes", MAX_COLLAPSE_KEY_BYTES)
     if wish.priority not in PushOptions.Priority.values():
         raise errors.INVALID_FIELD("no such priority", field="push.priority")
     event.push.priority = wish.priority
@@ -102,19 +110,18 @@ def _references(event: Event, draft: Draft, message: OutgoingMessage) -> None:
 def _metadata(event: Event, message: OutgoingMessage, limits: Limits) -> None:
     if not message.metadata:
         return
-    if len(message.metadata) > limits.max_metadata_pairs:
-        raise errors.INVALID_FIELD(field="metadata", limit=limits.max_metadata_pairs)
     pairs = dict(message.metadata)
-    if sum(len(k.encode()) + len(v.encode()) for k, v in pairs.items()) > limits.max_metadata_bytes:
-        raise errors.INVALID_FIELD(field="metadata", limit=limits.max_metadata_bytes)
+    check_size("metadata", len(pairs), "max_metadata_pairs", limits.max_metadata_pairs)
+    size_bytes = sum(len(k.encode()) + len(v.encode()) for k, v in pairs.items())
+    check_size("metadata", size_bytes, "max_metadata_bytes", limits.max_metadata_bytes)
     event.metadata.update(pairs)
 
 
 def _mentions(event: Event, draft: Draft, message: OutgoingMessage, limits: Limits) -> None:
     if not message.mention_user_ids:
         return
-    if len(message.mention_user_ids) > limits.max_mentions:
-        raise errors.INVALID_FIELD(field="mention_user_ids", limit=limits.max_mentions)
+    mentions = len(message.mention_user_ids)
+    check_size("mention_user_ids", mentions, "max_mentions", limits.max_mentions)
     for user in message.mention_user_ids:
         _user_id(user, "mention_user_ids")
     event.mention_user_ids.extend(message.mention_user_ids)
@@ -122,8 +129,7 @@ def _mentions(event: Event, draft: Draft, message: OutgoingMessage, limits: Limi
 
 
 def _attachments(event: Event, message: OutgoingMessage, limits: Limits) -> None:
-    if len(message.attachments) > limits.max_attachments:
-        raise errors.INVALID_FIELD(field="attachments", limit=limits.max_attachments)
+    check_size("attachments", len(message.attachments), "max_attachments", limits.max_attachments)
     for place, attachment in enumerate(message.attachments):
         field = f"attachments[{place}]"
         uri = attachment.uri
@@ -136,8 +142,8 @@ def _attachments(event: Event, message: OutgoingMessage, limits: Limits) -> None
             raise errors.INVALID_FIELD(field=f"{field}.size_bytes")
         if len(attachment.sha256) != SHA256_BYTES:
             raise errors.INVALID_FIELD("SHA-256 has 32 bytes", field=f"{field}.sha256")
-        if len(attachment.name.encode()) > MAX_NAME_BYTES:
-            raise errors.INVALID_FIELD(field=f"{field}.name", limit=MAX_NAME_BYTES)
+        name_bytes = len(attachment.name.encode())
+        check_size(f"{field}.name", name_bytes, "max_name_bytes", MAX_NAME_BYTES)
         event.attachments.append(
             types_pb2.Attachment(
                 uri=uri,

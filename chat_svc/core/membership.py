@@ -147,7 +147,7 @@ def _added(
     new = tuple(account for account in targets if account not in group.members)
     if len(group.members) + len(new) > most:
         raise errors.LIMIT_EXCEEDED(
-            limit="max_group_members", value=most, wanted=len(group.members) + len(new)
+            limit="max_group_members", value=most, size=len(group.members) + len(new)
         )
     return Decision(Change.ADDED, added=new, role=role, affected=new)
 

@@ -109,7 +109,12 @@ class SessionMachine:
         self._wall_ms = wall_ms
         if not self._bucket.take(now):
             wait = self._bucket.wait_seconds(now)
-            self.close(Closed.REASON_RATE_LIMITED, errors.RATE_LIMITED(retry_after_seconds=wait))
+            refusal = errors.RATE_LIMITED(
+                retry_after_seconds=wait,
+                limit="frames_per_second",
+                value=self._limits.frames_per_second,
+            )
+            self.close(Closed.REASON_RATE_LIMITED, refusal)
             return
         kind = frame.WhichOneof("kind")
         try:

@@ -90,7 +90,12 @@ class Committer:
     def offer(self, sends: Sequence[PendingSend]) -> None:
         """Messages of one sender, in order. Each is answered once by `Sender.answer`."""
         if self._outbox.is_full or self._queue.is_full:
-            refusal = errors.OUTBOX_FULL(retry_after_seconds=FULL_RETRY_AFTER_SECONDS)
+            full = self._outbox.is_full
+            refusal = errors.OUTBOX_FULL(
+                retry_after_seconds=FULL_RETRY_AFTER_SECONDS,
+                limit="outbox_rows" if full else "commit_queue",
+                value=self._outbox.max_rows if full else QUEUE_MESSAGES,
+            )
             for send in sends:
                 self._handover.refuse(send, refusal)
             return

@@ -92,7 +92,7 @@ class Outbox:
         self._address = address
         self._clock = clock
         self._counters = counters
-        self._max_rows = max_rows
+        self.max_rows = max_rows
         self.stream: ItemStream[bytes, bytes, EnqueueResponse] = ItemStream(
             open_enqueue,
             name="enqueue",
@@ -113,7 +113,7 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """Whether new messages must be refused."""
-        return len(self._unsettled) >= self._max_rows
+        return len(self._unsettled) >= self.max_rows
 
     @property
     def unsettled(self) -> int:

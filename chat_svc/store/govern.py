@@ -99,7 +99,7 @@ class GovernStore:
             return repeated
         if len(members) + 1 > max_members:
             raise errors.LIMIT_EXCEEDED(
-                limit="max_group_members", value=max_members, wanted=len(members) + 1
+                limit="max_group_members", value=max_members, size=len(members) + 1
             )
         conversation, made_id, added_id, batch_id = ids
         whole = Properties(

@@ -147,7 +147,11 @@ def test_sizes_at_their_limits() -> None:
     accepted(message("x" * 100), limits)
     assert refused(message("x" * 101), limits).reason == "CONTENT_TOO_LARGE"
     accepted(message("\u20ac" * 85), limits)
-    assert refused(message("\u20ac" * 86), limits).metadata == {"limit": "256", "size": "258"}
+    assert refused(message("\u20ac" * 86), limits).metadata == {
+        "limit": "max_content_bytes",
+        "value": "256",
+        "size": "258",
+    }
     data = types_pb2.DataContent(media_type="application/x-mls-message", body=b"x" * 256)
     checked, event = accepted(with_content(data=data), limits)
     assert event.content.data == data

@@ -20,7 +20,7 @@ from chatmesh.runtime.lifecycle import Lifecycle
 from chatmesh.runtime.postgres import Lane
 from chatmesh.runtime.server import mesh_server
 from chatmesh.runtime.trace import telemetry
-from sequencer_svc.servicer import SequencerServicer
+from sequencer_svc.servicer import NEXT_IDS, SequencerServicer
 from sequencer_svc.settings import SequencerSettings
 from sequencer_svc.store.workers import PACKAGE, WorkerStore
 from sequencer_svc.watch import Watch
@@ -54,9 +54,13 @@ async def app(lifecycle: Lifecycle, settings: SequencerSettings) -> None:
             fixed_worker=settings.sequencer_worker,
         )
         worker = Worker(WorkerStore(lane), settings.layout, policy, clock, readiness, database)
-        servicer = SequencerServicer(worker, tracer)
+        servicer = SequencerServicer(worker, tracer, readiness)
         server = mesh_server(
-            settings, readiness, callers=_callers(settings.sequencer_extra_callers), tracer=tracer
+            settings,
+            readiness,
+            callers=_callers(settings.sequencer_extra_callers),
+            tracer=tracer,
+            ungated=[NEXT_IDS],
         )
         server.add(sequencer_pb2_grpc.add_SequencerServiceServicer_to_server, servicer)
         await server.start()

@@ -16,6 +16,7 @@ from chatmesh import errors
 from chatmesh.mesh.v1 import sequencer_pb2, sequencer_pb2_grpc
 from chatmesh.runtime import metrics, trace
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.readiness import Readiness
 from chatmesh.runtime.trace import Tracer
 from sequencer_svc import measures
 from sequencer_svc.worker import Worker
@@ -25,6 +26,7 @@ MOST_IDS: Final = 10_000
 WAIT_SECONDS: Final = 1.0
 """How long a request waits for a window that is used up; then the caller asks another sequencer."""
 HOP: Final = "sequencer.next_ids"
+NEXT_IDS: Final = "/chatmesh.mesh.v1.SequencerService/NextIds"
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,8 +34,9 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class SequencerServicer(sequencer_pb2_grpc.SequencerServiceServicer):
     """The RPCs of the contract."""
 
-    def __init__(self, worker: Worker, tracer: Tracer) -> None:
+    def __init__(self, worker: Worker, tracer: Tracer, readiness: Readiness) -> None:
         self._worker = worker
+        self._readiness = readiness
         self._tracer = tracer
         self._ids = metrics.counter(measures.IDS)
         self._streams: set[asyncio.Task[Any]] = set()
@@ -42,7 +45,15 @@ class SequencerServicer(sequencer_pb2_grpc.SequencerServiceServicer):
     async def NextIds(
         self, request: sequencer_pb2.NextIdsRequest, context: _Context
     ) -> sequencer_pb2.NextIdsResponse:
-        """Ids, once. Fails with COUNT_INVALID, NOT_SERVING."""
+        """Ids, once. Fails with COUNT_INVALID, NOT_SERVING, NO_WORKER.
+
+        Not gated by readiness, which would only say that something is missing: that all worker
+        numbers are taken is for operators to know.
+        """
+        if self._worker.is_crowded_out:
+            metrics.counter(measures.REFUSED).labels(errors.NO_WORKER.reason).inc()
+            raise errors.NO_WORKER(self._worker.why)
+        self._readiness.check()
         left = context.time_remaining()
         return await self._answer(request, min(WAIT_SECONDS, left or WAIT_SECONDS))
 

@@ -97,6 +97,7 @@ class Worker:
         self._settled = False
         self._rival: tuple[int, int] | None = None
         self._why = "no worker number is reserved yet"
+        self._all_taken = False
         self._wanted = asyncio.Event()
         self._extended = asyncio.Event()
         self._reservations = metrics.counter(measures.RESERVATIONS)
@@ -140,6 +141,16 @@ class Worker:
             raise Fault(
                 grpc.StatusCode.UNAVAILABLE, faults.NOT_SERVING, f"{NO_ID}: {why}"
             ) from None
+
+    @property
+    def is_crowded_out(self) -> bool:
+        """Whether there is no window because all worker numbers are taken."""
+        return self._all_taken and self._held is None
+
+    @property
+    def why(self) -> str:
+        """Why there is no window."""
+        return self._why
 
     @property
     def worker(self) -> int | None:
@@ -328,7 +339,8 @@ class Worker:
             return
         workers = self._layout.workers
         found = await self._store.occupancy(workers)
-        if found.lowest_free_end_ms is None:
+        self._all_taken = found.lowest_free_end_ms is None
+        if self._all_taken:
             why = (
                 f"all {workers} worker numbers are taken: stop a sequencer that is not needed, or "
                 "wait for the window of a killed one to end"

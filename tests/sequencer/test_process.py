@@ -123,6 +123,16 @@ async def test_stopped_past_its_window_while_a_successor_takes_the_worker(
     assert not set(ids) & set(after)
     found = await first.wait_ready(ready=False)
     assert "all 2 worker numbers are taken" in found["missing"]["worker"]
+    with pytest.raises(grpc.aio.AioRpcError) as crowded:
+        await caller.ids(1)
+    fault = from_rpc_error(crowded.value)
+    assert (fault.code, fault.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_WORKER")
+    await second.wait_ready()
+    second.process.send_signal(signal.SIGTERM)
+    await second.wait_end()
+    await first.wait_ready()  # it takes the number that was given back
+    after += await caller.ids(100)
+    assert len(set(after)) == len(after)
 
 
 async def test_a_clean_stop_gives_the_worker_back(

@@ -52,7 +52,7 @@ class SequencerServiceServicer:
     """
 
     def NextIds(self, request, context):
-        """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker).
+        """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker yet), NO_WORKER (all worker numbers are taken).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class SequencerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SequencerServiceAsyncStub: ...
     NextIds: _grpc.UnaryUnaryMultiCallable[_sequencer_pb2.NextIdsRequest, _sequencer_pb2.NextIdsResponse]
-    """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker)."""
+    """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker yet), NO_WORKER (all worker numbers are taken)."""
     NextIdsStream: _grpc.StreamStreamMultiCallable[_sequencer_pb2.NextIdsRequest, _sequencer_pb2.NextIdsResponse]
     """Long-lived twin: one answer per request, in order; requests unanswered at the end are sent again. Ends by the client's timer below the connection's age."""
 
@@ -44,7 +44,7 @@ class SequencerServiceAsyncStub(SequencerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     NextIds: _aio.UnaryUnaryMultiCallable[_sequencer_pb2.NextIdsRequest, _sequencer_pb2.NextIdsResponse]  # type: ignore[assignment]
-    """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker)."""
+    """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker yet), NO_WORKER (all worker numbers are taken)."""
     NextIdsStream: _aio.StreamStreamMultiCallable[_sequencer_pb2.NextIdsRequest, _sequencer_pb2.NextIdsResponse]  # type: ignore[assignment]
     """Long-lived twin: one answer per request, in order; requests unanswered at the end are sent again. Ends by the client's timer below the connection's age."""
 
@@ -57,7 +57,7 @@ class SequencerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sequencer_pb2.NextIdsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sequencer_pb2.NextIdsResponse, _abc.Awaitable[_sequencer_pb2.NextIdsResponse]]:
-        """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker)."""
+        """Once. Errors: COUNT_INVALID, NOT_SERVING (window over, no worker yet), NO_WORKER (all worker numbers are taken)."""
 
     @_abc_1.abstractmethod
     def NextIdsStream(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,8 +13,12 @@ from chatmesh.runtime.postgres import Database, Lane
 from push_svc.store.jobs import IntakeStore, JobStore
 from push_svc.store.records import RecordStore
 from push_svc.store.tokens import TokenStore
+from tests.push import hooks
+from tests.push.hooks import BackEnd
+from tests.push.mesh import ChatNode, Push
 from tests.runtime import stores
 
+Start = Callable[..., Push]
 ROLE = "chatmesh_push"
 
 
@@ -71,3 +76,41 @@ def tokens(database: Database) -> TokenStore:
 def records(database: Database) -> RecordStore:
     """Records and letters."""
     return RecordStore(database)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[BackEnd]:
+    """An HTTPS server in a provider's place."""
+    async with hooks.back_end(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def back_end(tmp_path: Path) -> AsyncIterator[BackEnd]:
+    """A back end that takes webhooks."""
+    async with hooks.back_end(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def chat() -> AsyncIterator[ChatNode]:
+    """A recording chat node."""
+    node = ChatNode()
+    await node.start()
+    yield node
+    await node.stop()
+
+
+@pytest.fixture
+async def start(empty: stores.Store, chat: ChatNode) -> AsyncIterator[Start]:
+    """Starts replicas that end with the test."""
+    started: list[Push] = []
+
+    def one(url: str = "", target: str = "", **settings: str) -> Push:
+        made = Push(url or empty.url, target or chat.address, **settings)
+        started.append(made)
+        return made
+
+    yield one
+    for push in started:
+        await push.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 from grpc_health.v1.health_pb2 import (  # type: ignore[import-untyped]
     HealthCheckRequest,
     HealthCheckResponse,
@@ -26,8 +28,12 @@ from chatmesh.mesh.v1 import push_pb2 as pb
 from chatmesh.runtime.callers import CALLER_METADATA
 from chatmesh.runtime.streams import RequestStream
 from chatmesh.v1 import devices_pb2
+from tests.push.hooks import BackEnd
+from tests.runtime import stores
 
 PATIENCE_SECONDS = 60
+SECRET = "s" * 32
+ALICE, BOB, CAROL = 101, 202, 303
 LOG, WEBHOOK = devices_pb2.PUSH_PROVIDER_LOG, devices_pb2.PUSH_PROVIDER_WEBHOOK
 
 
@@ -300,3 +306,28 @@ class ChatNode(node_pb2_grpc.ChatNodeServiceServicer):
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+
+
+def hooked(back_end: BackEnd, **settings: str) -> dict[str, str]:
+    """Settings that allow webhooks to the local back end."""
+    return {
+        "push_webhook_secrets": json.dumps([SECRET]),
+        "push_webhook_networks": json.dumps(["127.0.0.0/8"]),
+        "push_extra_ca": str(back_end.ca),
+        **settings,
+    }
+
+
+def jobs_left(store: stores.Store) -> int:
+    """Rows of push_job."""
+    with psycopg.connect(store.url) as connection:
+        row = connection.execute("SELECT count(*) FROM push.push_job").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+async def no_jobs_left(store: stores.Store) -> None:
+    """Wait until every job has ended."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await asyncio.to_thread(jobs_left, store):  # noqa: ASYNC110 - another process's rows
+            await asyncio.sleep(0.05)

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
@@ -32,12 +31,6 @@ from tests.push.parts import binding
 OLD, NEW = "o" * 32, "whsec_" + base64.b64encode(b"n" * 32).decode()
 NOTE = Notification("key-1", "collapse-1", True, "bob", "héllo", 3, True, 60, {"kind": "message"})
 LOCAL = Egress(networks=("127.0.0.0/8", "::1/128"))
-
-
-@pytest.fixture
-async def back_end(tmp_path: Path) -> AsyncIterator[BackEnd]:
-    async with hooks.back_end(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from chatmesh.cli.bench.run import LoadProcess, RunFailed
 from chatmesh.cli.drill.outcome import Outcome, Plan, Replacement, Traffic
@@ -55,13 +55,20 @@ def drill(
         )
     with _mesh(data, report) as (mesh, keep):
         try:
-            outcome = asyncio.run(run(plan, mesh, list(wanted), report))
+            servers = servers_of(mesh.folder.path, list(wanted))
+            outcome = asyncio.run(run(plan, mesh, servers, report))
         except (NotReplaced, RunFailed, OSError) as error:
             keep()
             raise DrillFailed(f"no result: {error} (all logs: {mesh.folder.logs})") from None
         if not outcome.passed:
             keep()
     return outcome, mesh.folder.logs
+
+
+def two_of_each() -> dict[str, Any]:
+    """Options of a mesh in which no replacement is an outage."""
+    replicas = {module: REPLICAS for module in services.SERVICES if module != "chat_svc"}
+    return {"chat_nodes": REPLICAS, "replicas": replicas}
 
 
 @contextmanager
@@ -73,8 +80,7 @@ def _mesh(
         yield running.find(data), lambda: None
         return
     folder = Path(tempfile.mkdtemp(prefix="chatmesh-drill-"))
-    replicas = {module: REPLICAS for module in services.SERVICES if module != "chat_svc"}
-    options = MeshOptions(data=folder, chat_nodes=REPLICAS, replicas=replicas, ports="auto")
+    options = MeshOptions(data=folder, ports="auto", **two_of_each())
     kept: list[bool] = []
     try:
         with Mesh(options, report) as mesh:
@@ -85,12 +91,11 @@ def _mesh(
 
 
 async def run(
-    plan: Plan, mesh: RunningMesh, wanted: list[str], report: Callable[[str], None]
+    plan: Plan, mesh: RunningMesh, servers: Sequence[ProcessInfo], report: Callable[[str], None]
 ) -> Outcome:
-    """Drill a running mesh. Raises NotReplaced, RunFailed."""
-    servers = servers_of(mesh.folder.path, wanted)
+    """Drill these servers of a running mesh, in this order. Raises NotReplaced, RunFailed."""
     for service in {server.service for server in servers}:
-        if sum(server.service == service for server in servers) == 1:
+        if len(mesh.addresses_of(service)) == 1:
             report(f"{service} has one replica: its gap includes the start of its successor")
     clients = await LoadProcess.start(_order(plan, mesh), CLIENTS_MODULE)
     try:

@@ -189,8 +189,13 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     lifecycle.background("sweep", node.sweep)
     for number in range(1, ground.settings.fill_readers + 1):
         lifecycle.background(f"fill {number}", sides.fill.run)
+
     # A new connection may lead to a database that was rewound: compare what was sent.
-    when_back(lifecycle.readiness, ground.postgres, sides.comparison.all_soon)
+    def database_is_back() -> None:
+        path.resolver.forget()
+        sides.comparison.history_soon()
+
+    when_back(lifecycle.readiness, ground.postgres, database_is_back)
 
 
 async def _history(ground: Ground) -> bytes:

@@ -87,6 +87,7 @@ class Window:
         "_max_bytes",
         "_max_entries",
         "_unacked",
+        "acked_id",
         "acked_seq",
         "head_seq",
         "notify_seq",
@@ -104,6 +105,8 @@ class Window:
         self._early: dict[int, Item] = {}
         self._early_bytes = 0
         self.acked_seq = 0
+        self.acked_id = 0
+        """Message id at acked_seq; 0 = not known."""
         self.taken_seq = 0
         self.queued_seq = 0
         self.head_seq = 0
@@ -114,11 +117,23 @@ class Window:
         self.traced = 0
         """Sampled entries that are unacked."""
 
-    def start(self, seq: int, head_seq: int, now: float) -> None:
-        """Begin after ``seq``, all positions but the head equal to it."""
+    def start(self, seq: int, head_seq: int, now: float, message_id: int = 0) -> None:
+        """Begin after ``seq``, all positions but the head equal to it.
+
+        ``message_id``: of the entry there, where it is known; said again without it, it stays.
+        """
+        if message_id or seq != self.acked_seq:
+            self.acked_id = message_id
         self.acked_seq = self.taken_seq = self.queued_seq = seq
         self.head_seq = max(self.head_seq, head_seq, seq)
         self.progress_at = now
+
+    @property
+    def newest_known(self) -> tuple[int, int]:
+        """(position, message id there or 0) of the newest entry that was queued, or is acked."""
+        if self._unacked:
+            return self._unacked[-1].timeline_seq, self._unacked[-1].message_id
+        return self.acked_seq, self.acked_id
 
     @property
     def unacked_entries(self) -> int:
@@ -263,7 +278,7 @@ class Window:
             if entry.trace:
                 self.traced -= 1
                 traced.append(entry)
-        self.acked_seq = up_to_seq
+        self.acked_seq, self.acked_id = up_to_seq, message_id
         self.progress_at = now
         return AckResult(up_to_seq, message_id, delivered, traced)
 

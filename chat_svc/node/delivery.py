@@ -45,6 +45,10 @@ _budget = LogBudget(per_second=1)
 class HeadRows(Protocol):
     """What is used of the store."""
 
+    async def match(self, cursors: Sequence[tuple[int, int, int]]) -> list[bool]:
+        """Whether each (account, timeline_seq, message id) can be resumed from."""
+        ...
+
     async def heads(self, accounts: Sequence[int]) -> dict[int, Head]:
         """Heads by account."""
         ...
@@ -153,6 +157,7 @@ class Comparison:
         self._clock = clock
         self._counters = counters
         self._all_now = False
+        self._history_too = False
         self._place = 0.0
         self._routes_are_certain = routes_are_certain
         self.on_compared: Callable[[Sequence[int]], None] = lambda _accounts: None
@@ -162,19 +167,29 @@ class Comparison:
         """Something may have been missed by anybody: compare all at the next look."""
         self._all_now = True
 
+    def history_soon(self) -> None:
+        """The database may be another one, or an older state of it: compare what was sent by its
+        message ids, too. A head above what was sent proves nothing then."""
+        self._all_now = self._history_too = True
+
     async def run(self) -> None:
         """In the background."""
         while True:
             await self._clock.sleep(LOOK_SECONDS)
             everybody = self._all_now or not self._routes_are_certain()
+            history_too = everybody and self._history_too
             self._all_now = False
             accounts = self._sessions.accounts() if everybody else self._share()
             try:
                 for start in range(0, len(accounts), MAX_ACCOUNTS):
                     part = accounts[start : start + MAX_ACCOUNTS]
+                    if history_too:
+                        await self._compare_history(part)
                     await self._compare(part)
                     if not everybody:
                         self.on_compared(part)
+                if history_too:
+                    self._history_too = False
             except Exception as error:  # noqa: BLE001 - the store is away: all again when it is back
                 self._all_now = True
                 if _budget.take():
@@ -189,6 +204,15 @@ class Comparison:
         if self._place >= len(accounts):
             self._place = 0.0
         return part
+
+    async def _compare_history(self, accounts: Sequence[int]) -> None:
+        """End sessions whose newest entry is another one in the store, or is not there."""
+        sessions = [one for account in accounts for one in self._sessions.of(account)]
+        known = [(one.account, *one.machine.window.newest_known) for one in sessions]
+        for session, good in zip(sessions, await self._heads.match(known), strict=True):
+            if not good and not session.is_over:
+                session.machine.cursor_invalid()
+                session.settle()
 
     async def _compare(self, accounts: Sequence[int]) -> None:
         queued = {

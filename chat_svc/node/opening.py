@@ -194,7 +194,12 @@ class Opening:
         parts = self._parts
         session.session_no = opened.session_no
         # Should it end before it is live, this is what it owes push.
-        session.machine.window.start(opened.start_seq, opened.head_seq, parts.clock.monotonic())
+        session.machine.window.start(
+            opened.start_seq,
+            opened.head_seq,
+            parts.clock.monotonic(),
+            wanted.cursor[1] if wanted.cursor is not None else 0,
+        )
         session.token = secrets.token_urlsafe(TOKEN_BYTES)
         session.sender = sender_of(session, row, is_slim=wanted.slim_echo)
         if session.is_over or session.machine.state is not State.OPENING:

@@ -82,8 +82,15 @@ class Resolver:
         self._users: BoundedCache[int, str] = BoundedCache(CACHED_ACCOUNTS)
         self._pairs: BoundedCache[Pair, int] = BoundedCache(CACHED_CONVERSATIONS)
         self._places: BoundedCache[int, Place] = BoundedCache(CACHED_CONVERSATIONS)
+        self._generation = 0
         self.on_new_contacts: Callable[[Sequence[int]], None] | None = None
         """Told of accounts whose contacts may have grown by a new direct conversation."""
+
+    def forget(self) -> None:
+        """The database may be another one: what was read of it is read again."""
+        self._generation += 1
+        for cache in (self._by_user, self._users, self._pairs, self._places):
+            cache.clear()
 
     # -- single questions ------------------------------------------------------------------------
 
@@ -154,9 +161,11 @@ class Resolver:
     async def resolve(self, batch: Sequence[PendingSend]) -> list[tuple[PendingSend, Refusal]]:
         """Set each send's conversation, weight and mentions; the ones that go nowhere, and why."""
         refused = self._resolve_known(batch)
-        if refused is None:
+        while refused is None:
+            generation = self._generation
             await self._load(batch)
-            refused = self._resolve_known(batch, final=True) or []
+            if generation == self._generation:  # else: forgotten while it was read
+                refused = self._resolve_known(batch, final=True) or []
         return refused
 
     def _resolve_known(

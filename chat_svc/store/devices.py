@@ -115,6 +115,12 @@ FROM chat.timeline_head WHERE account = ANY (%s)
 """
 
 
+_MATCH: Final = """
+SELECT coalesce(chat.cursor_matches(x.account, x.seq, x.id), false)
+FROM unnest(%s, %s, %s) WITH ORDINALITY x(account, seq, id, n) ORDER BY x.n
+"""
+
+
 class DeviceStore:
     """Reads and writes of device and timeline_head."""
 
@@ -221,6 +227,15 @@ class DeviceStore:
     async def set_push_devices(self, account: int, push_devices: int) -> None:
         """Devices of the account with a push token, as push_svc says."""
         await calls.change(self._database, _SET_PUSH, (push_devices, account))
+
+    async def match(self, cursors: Sequence[tuple[int, int, int]]) -> list[bool]:
+        """Whether each (account, timeline_seq, message id or 0) can be resumed from."""
+        arguments = (
+            Int8Array([account for account, _, _ in cursors]),
+            Int8Array([seq for _, seq, _ in cursors]),
+            Int8Array([message_id for _, _, message_id in cursors]),
+        )
+        return [good for (good,) in await calls.rows(self._database, _MATCH, arguments)]
 
     async def heads(self, accounts: Sequence[int]) -> dict[int, Head]:
         """Heads by account."""

@@ -1,7 +1,7 @@
 """All conversations of an account as of one position of its timeline.
 
-A page is one statement, so all of it reads one state of the database, as one REPEATABLE
-READ transaction would. The first page takes the head as its position; the others are read as of that
+A page is one statement, so all of it reads one state of the database, as one REPEATABLE READ
+transaction would. The first page takes the head as its position; the others are read as of that
 position, however far the timeline has gone meanwhile: what follows it is left out and comes again
 as entries.
 """

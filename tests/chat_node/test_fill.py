@@ -160,6 +160,9 @@ class Heads:
     def __init__(self) -> None:
         self.heads_of: dict[int, Head] = {}
         self.asked: list[list[int]] = []
+        self.matched: list[list[tuple[int, int, int]]] = []
+        self.others: set[tuple[int, int, int]] = set()
+        """Cursors that name what the store does not have."""
         self.fails = 0
 
     async def heads(self, accounts: Sequence[int]) -> dict[int, Head]:
@@ -169,10 +172,19 @@ class Heads:
             raise ConnectionError
         return {a: self.heads_of[a] for a in accounts if a in self.heads_of}
 
+    async def match(self, cursors: Sequence[tuple[int, int, int]]) -> list[bool]:
+        self.matched.append(list(cursors))
+        return [cursor not in self.others for cursor in cursors]
 
-async def compare(heads: Heads, sessions: Sessions, clock: StepClock, looks: int = 1) -> None:
+
+async def compare(
+    heads: Heads, sessions: Sessions, clock: StepClock, looks: int = 1, *, history: bool = False
+) -> None:
     comparison = Comparison(heads, sessions, clock, NodeCounters(), lambda: True)
-    comparison.all_soon()
+    if history:
+        comparison.history_soon()
+    else:
+        comparison.all_soon()
     loop = await parts.running(comparison.run)
     await parts.until(lambda: len(heads.asked) >= looks)
     await parts.stop(loop)
@@ -198,6 +210,24 @@ async def test_a_rewound_database_is_noticed() -> None:
     await compare(heads, sessions, clock)
     (frame,) = parts.drain(session)
     assert frame.closed[0].reason == pb.Closed.REASON_CURSOR_INVALID
+
+
+async def test_a_rewound_database_that_was_written_on_is_noticed_by_ids() -> None:
+    clock, heads, sessions = StepClock(), Heads(), Sessions()
+    one, two = (parts.live_session(n, clock=clock, head=5) for n in (2, 3))
+    for session in (one, two):
+        sessions.add(session)
+        session.offer(item(6), clock.now)
+        heads.heads_of[session.account] = Head(9, 9, 1, 0)
+        parts.drain(session)
+    heads.others = {(2, 6, item(6).message_id)}
+    heads.fails = 1
+    await compare(heads, sessions, clock, looks=4, history=True)
+    assert heads.matched[0] == [(2, 6, item(6).message_id), (3, 6, item(6).message_id)]
+    assert len(heads.matched) == 2, "until it has worked, and not again"
+    (frame,) = parts.drain(one)
+    assert frame.closed[0].reason == pb.Closed.REASON_CURSOR_INVALID
+    assert not two.is_over
 
 
 async def test_an_entry_that_came_during_the_read_is_no_rewind() -> None:

@@ -19,8 +19,10 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 import redis
+from psycopg import sql
 
 from chatmesh.embedded.running import RunningMesh
+from chatmesh.runtime import migrate
 from chatmesh.testing.mesh import start_mesh
 from tests.bad_input.table import Row, rows
 
@@ -183,6 +185,44 @@ def up_on_forgetful_redis() -> tuple[str, str]:
         return up("--data", folder, "--ports", "auto", CHATMESH_REDIS_URL=url)
 
 
+def _each_on_schema(url: str, missing: str) -> tuple[str, str]:
+    """Every service that has tables, with a schema that does not fit it: none serves."""
+    nowhere = dict.fromkeys(
+        ("PRESENCE_TARGET", "PUSH_TARGET", "SEQUENCER_TARGET", "SYNC_TARGET"), NOWHERE
+    )
+    chat = {
+        **nowhere, "PUBLIC_LISTEN": "127.0.0.1:0", "HINT_KEY": "0123456789abcdef",
+        "EMBEDDED": "true", "DEV_SECRET": "x" * 32,
+    }  # fmt: skip
+    settings: dict[str, dict[str, str]] = {"chat_svc": chat, "push_svc": {}, "sequencer_svc": {}}
+    found = [server(module, missing, POSTGRES_URL=url, **more) for module, more in settings.items()]
+    assert {status for status, _ in found} == {"not ready"}, found
+    return "not ready", "\n".join(text for _, text in found)
+
+
+def schema_too_old() -> tuple[str, str]:
+    with stores() as found:
+        status, text = _each_on_schema(found.owner_url(), "chatmesh migrate")
+    assert text.count("run `chatmesh migrate`") == 3, text
+    return status, text
+
+
+def schema_too_new() -> tuple[str, str]:
+    with stores() as found:
+        url = found.owner_url()
+        for package in ("chat_svc", "push_svc", "sequencer_svc"):
+            migrate.apply(url, package, "pre")
+        with psycopg.connect(url, autocommit=True) as connection:
+            for schema in ("chat", "push", "sequencer"):  # as a later release's `post` leaves it
+                table = sql.Identifier(schema, "schema_version")
+                connection.execute(
+                    sql.SQL("update {} set version = 9999, needs_code = 9999").format(table)
+                )
+        status, text = _each_on_schema(url, "newer release")
+    assert text.count("start a newer release") == 3, text
+    return status, text
+
+
 STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "data folder in use by another mesh": folder_in_use,
     "ports taken": ports_taken,
@@ -196,6 +236,8 @@ STARTS: dict[str, Callable[[], tuple[str, str]]] = {
     "PostgreSQL with fsync off, the whole mesh": up_on_careless_postgres,
     "Redis that may evict, a server alone": server_on_forgetful_redis,
     "Redis that may evict, the whole mesh": up_on_forgetful_redis,
+    "schema older than the server": schema_too_old,
+    "schema that needs newer servers": schema_too_new,
 }
 
 

@@ -18,7 +18,8 @@ class Finding:
     operations: tuple[Operation, ...]
 
 
-def _finding(text: str, *operations: Operation | None) -> Finding:
+def finding(text: str, *operations: Operation | None) -> Finding:
+    """What is wrong, with the operations that are there to show it."""
     return Finding(text, tuple(op for op in operations if op is not None))
 
 
@@ -33,7 +34,7 @@ def accepted_is_everywhere(index: Index) -> Iterator[Finding]:
             for user in sorted(index.members_at(*place)):
                 for device in index.devices_of(user):
                     if device.final is not None and _lacks(index, device, answer):
-                        yield _finding(
+                        yield finding(
                             f"key {key} was accepted as message {answer.message_id}, but "
                             f"{user}'s {device.device} never stored it",
                             answer,
@@ -69,7 +70,7 @@ def refused_is_nowhere(index: Index) -> Iterator[Finding]:
         seen = _seen(index, key, story.sends)
         if story.refused and not story.unknown and seen:
             refusal = story.refused[0]
-            yield _finding(
+            yield finding(
                 f"key {key} was refused ({refusal.reason}), but {seen[0].user}'s "
                 f"{seen[0].device} stored it",
                 refusal,
@@ -84,7 +85,7 @@ def _half_there(index: Index, key: str, seen: Operation) -> Iterator[Finding]:
     for user in sorted(index.members_at(seen.conversation_id, seen.conversation_seq)):
         for device in index.devices_of(user):
             if device.final is not None and _lacks(index, device, seen):
-                yield _finding(
+                yield finding(
                     f"key {key} had no answer; {seen.user}'s {seen.device} stored it, "
                     f"{user}'s {device.device} did not",
                     seen,
@@ -121,7 +122,7 @@ def positions_are_contiguous(index: Index) -> Iterator[Finding]:
                 expected = op.timeline_seq if expected is None else expected
                 if op.timeline_seq != expected:
                     what = "again" if op.timeline_seq < expected else "too early"
-                    yield _finding(
+                    yield finding(
                         f"{name} received position {op.timeline_seq} {what}: {expected} was next",
                         before,
                         op,
@@ -146,20 +147,20 @@ def acks_are_true(index: Index) -> Iterator[Finding]:
                 if op.timeline_seq >= stored:
                     stored, last_stored = op.timeline_seq, op
             elif op.kind == "opened" and op.timeline_seq > stored:
-                yield _finding(
+                yield finding(
                     f"{name} resumed after {op.timeline_seq}, above what it stored ({stored})",
                     last_stored,
                     op,
                 )
             elif op.kind == "acked":
                 if op.timeline_seq > stored:
-                    yield _finding(
+                    yield finding(
                         f"{name} acked {op.timeline_seq}, above what it stored ({stored})",
                         last_stored,
                         op,
                     )
                 if op.timeline_seq < acked:
-                    yield _finding(f"{name} acked {op.timeline_seq} after {acked}", last_ack, op)
+                    yield finding(f"{name} acked {op.timeline_seq} after {acked}", last_ack, op)
                 acked, last_ack = max(acked, op.timeline_seq), op
 
 
@@ -170,7 +171,7 @@ def all_converged(index: Index) -> Iterator[Finding]:
         if final is None or device.head >= final.timeline_seq:
             continue
         last = device.stored.get(device.head)
-        yield _finding(
+        yield finding(
             f"{device.user}'s {device.device} ends at {device.head}, the head of its timeline is "
             f"{final.timeline_seq}",
             last,
@@ -201,7 +202,7 @@ def devices_agree(index: Index) -> Iterator[Finding]:
         for op in device.received:
             first = at_position.setdefault((op.user, op.timeline_seq), op)
             if _identity(index, first) != _identity(index, op):
-                yield _finding(
+                yield finding(
                     f"position {op.timeline_seq} of {op.user} is one thing on {first.device}, "
                     f"another on {op.device}",
                     first,
@@ -210,7 +211,7 @@ def devices_agree(index: Index) -> Iterator[Finding]:
         for _, op in sorted(device.stored.items()):
             last = last_of_conversation.get(op.conversation_id)
             if last is not None and last.conversation_seq >= op.conversation_seq:
-                yield _finding(
+                yield finding(
                     f"{op.user}'s {op.device} has {op.conversation_seq} of conversation "
                     f"{op.conversation_id} after {last.conversation_seq}",
                     last,
@@ -226,7 +227,7 @@ def _places_agree(index: Index) -> Iterator[Finding]:
         first = operations[0]
         for op in operations[1:]:
             if _identity(index, first) != _identity(index, op):
-                yield _finding(
+                yield finding(
                     f"place {seq} of conversation {conversation} is one thing for {first.user}, "
                     f"another for {op.user}",
                     first,
@@ -243,7 +244,7 @@ def one_key_one_message(index: Index) -> Iterator[Finding]:
                 answers[0].message_id,
                 answers[0].conversation_seq,
             ):
-                yield _finding(f"key {key} was answered with two messages", answers[0], answer)
+                yield finding(f"key {key} was answered with two messages", answers[0], answer)
     yield from _one_message_one_place(index)
 
 
@@ -254,11 +255,11 @@ def _one_message_one_place(index: Index) -> Iterator[Finding]:
         for op in operations:
             first = places.setdefault(op.message_id, op)
             if _place(first) != _place(op):
-                yield _finding(f"message {op.message_id} is in two places", first, op)
+                yield finding(f"message {op.message_id} is in two places", first, op)
             if op.key:
                 first = by_key.setdefault(op.key, op)
                 if first.message_id != op.message_id:
-                    yield _finding(f"key {op.key} made two messages", first, op)
+                    yield finding(f"key {op.key} made two messages", first, op)
     sends = index.send_digests
     for said, operations in index.by_digest.items():
         if len(sends.get(said, ())) != 1:
@@ -268,9 +269,7 @@ def _one_message_one_place(index: Index) -> Iterator[Finding]:
             by_place.setdefault(_place(op), op)
         if len(by_place) > 1:
             first, second = list(by_place.values())[:2]
-            yield _finding(
-                f"what {said[0]} sent once is there twice", sends[said][0], first, second
-            )
+            yield finding(f"what {said[0]} sent once is there twice", sends[said][0], first, second)
 
 
 def _place(op: Operation) -> tuple[int, int]:
@@ -295,7 +294,7 @@ def only_sent_only_members(index: Index) -> Iterator[Finding]:
             ):
                 others = ", ".join(sorted(senders.get(op.digest, ())))
                 real = sends[next(iter(senders[op.digest])), op.digest][0] if others else None
-                yield _finding(
+                yield finding(
                     f"{op.user}'s {op.device} stored a message of {op.sender} that "
                     + (f"{others} sent" if others else "nobody sent"),
                     real,
@@ -304,7 +303,7 @@ def only_sent_only_members(index: Index) -> Iterator[Finding]:
             if index.knows_members(op.conversation_id) and op.user not in index.members_at(
                 *_place(op)
             ):
-                yield _finding(
+                yield finding(
                     f"{op.user} was no member of conversation {op.conversation_id} at "
                     f"{op.conversation_seq}, and stored it",
                     *index.members_operations(op.conversation_id)[:1],

@@ -7,10 +7,12 @@
     I5  refused ⇒ nowhere; unknown ⇒ nowhere or everywhere
     I6  nothing is delivered that was not sent, and to members at that position only
     I7  acks never fall, and are never above what the device stored
+    I8  a device with a token acked or was pushed each message, visibly once, none that it acked
     I11 a device that was given time to converge has everything up to its head
 
 Rules: pure; knows nothing of servers, SDK or time. A check never trusts an answer alone: what
-counts is what devices stored. Checks live in `_checks`; this module runs them and reports.
+counts is what devices stored. Checks live in `_checks` and `_push_checks`; this module runs them
+and reports.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from enum import StrEnum
 from typing import Final
 
 from chatmesh.testing import _checks as checks
+from chatmesh.testing import _push_checks as push_checks
 from chatmesh.testing._index import Index
 from chatmesh.testing.history import Operation
 
@@ -36,6 +39,7 @@ class Invariant(StrEnum):
     I5 = "I5"
     I6 = "I6"
     I7 = "I7"
+    I8 = "I8"
     I11 = "I11"
 
 
@@ -47,6 +51,7 @@ MEANING: Final = {
     Invariant.I5: "refused ⇒ nowhere; unknown ⇒ nowhere or everywhere",
     Invariant.I6: "nothing delivered that was not sent, and to members only",
     Invariant.I7: "acks never fall, never above what the device stored",
+    Invariant.I8: "each device with a token acked or was pushed; visibly once; none for acked",
     Invariant.I11: "after healing every device has everything up to its head",
 }
 
@@ -58,6 +63,7 @@ _CHECKS: Final[dict[Invariant, Callable[[Index], Iterator[checks.Finding]]]] = {
     Invariant.I5: checks.refused_is_nowhere,
     Invariant.I6: checks.only_sent_only_members,
     Invariant.I7: checks.acks_are_true,
+    Invariant.I8: push_checks.acked_or_pushed,
     Invariant.I11: checks.all_converged,
 }
 

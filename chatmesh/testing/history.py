@@ -11,6 +11,11 @@ Who writes what (all positions as in docs/positions.md):
     snapshot  a device, when a snapshot replaced what it had up to timeline_seq
     members   whoever knows: users who were members of a conversation from conversation_seq
               (0 = from the beginning) up to until_seq (0 = still)
+    token     a device that can be pushed from now on; timeline_seq is what it need not be told of
+    pushed    whoever sees the provider: timeline_seq is the newest position a notification told a
+              device of, content `silent` when nothing was shown, key the notification's id
+    away      a device that stayed away to the end: timeline_seq is the newest position that may
+              notify its user
     final     a device that was given time to converge: timeline_seq is the head of its timeline
 
 Rules: a line is one write to a file opened for appending, so that kill -9 loses no line that was
@@ -29,7 +34,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, get_args
 
-Kind = Literal["send", "sent", "opened", "received", "acked", "snapshot", "members", "final"]
+Kind = Literal[
+    "send",
+    "sent",
+    "opened",
+    "received",
+    "acked",
+    "snapshot",
+    "members",
+    "token",
+    "pushed",
+    "away",
+    "final",
+]
 Outcome = Literal["", "accepted", "refused", "unknown"]
 
 KINDS: Final = frozenset(get_args(Kind))

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from chatmesh.embedded.children import Command
@@ -58,6 +59,10 @@ class Store:
             process.wait(START_SECONDS)
 
 
+def _with(command: Command, environment: Mapping[str, str] | None) -> Command:
+    return replace(command, environment={**command.environment, **(environment or {})})
+
+
 @contextmanager
 def folder() -> Iterator[DataFolder]:
     """A data folder with a short path: socket paths are limited to about 107 bytes."""
@@ -68,14 +73,17 @@ def folder() -> Iterator[DataFolder]:
 
 
 @contextmanager
-def postgres(settings: Mapping[str, str] | None = None) -> Iterator[Store]:
+def postgres(
+    settings: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Store]:
     """A PostgreSQL with the mesh's roles and database; `url` is the owner's."""
     with folder() as data:
         sockets = data.path / "s"
         sockets.mkdir(mode=0o700)
         server = EmbeddedPostgres(data, sockets, settings=settings)
         server.prepare()
-        store = Store(server.command(), server.is_ready, server.owner_url())
+        command = _with(server.command(), environment)
+        store = Store(command, server.is_ready, server.owner_url())
         store.start()
         try:
             server.provision()
@@ -85,14 +93,14 @@ def postgres(settings: Mapping[str, str] | None = None) -> Iterator[Store]:
 
 
 @contextmanager
-def valkey() -> Iterator[Store]:
+def valkey(environment: Mapping[str, str] | None = None) -> Iterator[Store]:
     """A Valkey with a password on a socket."""
     with folder() as data:
         sockets = data.path / "s"
         sockets.mkdir(mode=0o700)
         server = EmbeddedValkey(data, sockets)
         server.prepare()
-        store = Store(server.command(), server.is_ready, server.url())
+        store = Store(_with(server.command(), environment), server.is_ready, server.url())
         store.start()
         try:
             yield store

@@ -1,7 +1,8 @@
 """Other chat nodes: asked to end sessions that were replaced, signed out or disabled.
 
-Best effort with a deadline: what does not arrive is healed by session_no, which fences everything
-an older session does, and by presence, which tells a node of superseded routes.
+Asked again for as long as a node may stand still and come back with its sessions: a node that was
+away for longer has lost its lease and ends them itself. What an older session does meanwhile is
+fenced by session_no.
 """
 
 import asyncio
@@ -16,6 +17,9 @@ from chatmesh.runtime.logs import LogBudget, logger
 from chatmesh.runtime.peers import Peer
 
 DEADLINE_SECONDS: Final = 3.0
+AGAIN_SECONDS: Final = 0.5
+ASK_FOR_SECONDS: Final = 30.0
+"""Longer than a node's lease."""
 MAX_PEERS: Final = 64
 MAX_WAITING: Final = 10_000
 
@@ -29,7 +33,9 @@ class Neighbours:
     def __init__(self, connect: Callable[[str], Peer]) -> None:
         self._connect = connect
         self._peers: dict[str, Peer] = {}
-        self._waiting: asyncio.Queue[tuple[str, EndSessionsRequest]] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[str, EndSessionsRequest, float]] = asyncio.Queue(
+            MAX_WAITING
+        )
 
     def end_soon(
         self,
@@ -48,24 +54,30 @@ class Neighbours:
             reason=reason,
             before_session_no=before_session_no,
         )
+        self._put(target, request, asyncio.get_running_loop().time() + ASK_FOR_SECONDS)
+
+    def _put(self, target: str, request: EndSessionsRequest, until: float) -> None:
         try:
-            self._waiting.put_nowait((target, request))
+            self._waiting.put_nowait((target, request, until))
         except asyncio.QueueFull:
             if _budget.take():
                 _log.warning("too many sessions to end elsewhere")
 
     async def end(self, target: str, account: int, device_ids: Sequence[str], reason: int) -> int:
         """End sessions on another node now; how many ended. 0 when it cannot be reached."""
-        return await self._ask(
-            target, EndSessionsRequest(account_id=account, device_ids=device_ids, reason=reason)
-        )
+        request = EndSessionsRequest(account_id=account, device_ids=device_ids, reason=reason)
+        return await self._ask(target, request) or 0
 
     async def run(self) -> None:
         """In the background."""
+        loop = asyncio.get_running_loop()
         while True:
-            await self._ask(*await self._waiting.get())
+            target, request, until = await self._waiting.get()
+            if await self._ask(target, request) is None and loop.time() < until:
+                loop.call_later(AGAIN_SECONDS, self._put, target, request, until)
 
-    async def _ask(self, target: str, request: EndSessionsRequest) -> int:
+    async def _ask(self, target: str, request: EndSessionsRequest) -> int | None:
+        """How many ended; None when the node did not answer."""
         peer = await self._peer(target)
         try:
             answer = await ChatNodeServiceStub(peer.channel).EndSessions(
@@ -74,7 +86,7 @@ class Neighbours:
         except grpc.aio.AioRpcError as error:
             if _budget.take():
                 _log.warning("sessions not ended elsewhere", status=error.code().name)
-            return 0
+            return None
         return answer.ended
 
     async def _peer(self, target: str) -> Peer:

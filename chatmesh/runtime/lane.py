@@ -22,11 +22,13 @@ from chatmesh.runtime import metrics
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.pgsession import (
     CONNECT_TIMEOUT_SECONDS,
+    NOT_REPLICATED,
     Backend,
     BinaryCursor,
     LostConnection,
     UninterruptedConnection,
     connection_string,
+    is_unreplicated,
     reason,
     set_up,
 )
@@ -110,7 +112,8 @@ class Lane:
     ) -> list[tuple[Any, ...]]:
         """Run one statement in its own transaction; its rows ([] for none).
 
-        Raises LostConnection when the connection ends (connecting included), StoreRefused, and
+        Raises LostConnection when the connection ends (connecting included) or the commit was not
+        waited for (a synchronous standby that hangs, and somebody cancels), StoreRefused, and
         psycopg.Error for what the server answers. A cancelled caller waits for the statement's end.
         """
         await self.connect()
@@ -123,7 +126,11 @@ class Lane:
             if not binary:
                 cursor.format = Format.TEXT
             await cursor.execute(query, params)
-            return await cursor.fetchall() if cursor.description else []
+            rows = await cursor.fetchall() if cursor.description else []
+            if is_unreplicated(connection):
+                await connection.close()
+                raise LostConnection(NOT_REPLICATED, unknown_outcome=True)
+            return rows
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not connection.closed:
                 if self._room is not None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, LiteralString, TypeVar
+from weakref import WeakSet, ref
 
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, waiting
@@ -39,6 +41,12 @@ from pg_stat_get_activity(pg_backend_pid()) as me
 """
 
 _T = TypeVar("_T")
+
+_STANDBY_WAIT: Final = "SyncRepWaitForLSN"
+"""Where PostgreSQL says that it no longer waits for the standby; named by function, since the text
+depends on the server's language."""
+NOT_REPLICATED: Final = "PostgreSQL stopped waiting for its standby: a failover may lose the commit"
+_unreplicated: WeakSet[AsyncConnection[Any]] = WeakSet()
 
 
 class LostConnection(Exception):
@@ -121,10 +129,28 @@ async def set_up(connection: AsyncConnection[Any], role: str, durable: bool) -> 
         raise StoreRefused("PostgreSQL did not answer its settings")
     _, fsync, full_page_writes, synchronous_commit, pid, started = row
     if durable:
+        connection.add_notice_handler(partial(_on_notice, ref(connection)))
         _demand(fsync == "on", "fsync", fsync)
         _demand(full_page_writes == "on", "full_page_writes", full_page_writes)
         _demand(synchronous_commit != "off", "synchronous_commit", synchronous_commit)
     return Backend(int(pid), str(started))
+
+
+def is_unreplicated(connection: AsyncConnection[Any]) -> bool:
+    """Whether a commit on this connection was answered before its synchronous standby had it.
+
+    Somebody cancelled the wait: the server answers as if all were well, with a warning. Such a
+    commit is durable here and nowhere else, so its outcome is unknown.
+    """
+    return connection in _unreplicated
+
+
+def _on_notice(
+    connection: ref[AsyncConnection[Any]], diagnostic: psycopg.errors.Diagnostic
+) -> None:
+    found = connection()
+    if diagnostic.source_function == _STANDBY_WAIT and found is not None:
+        _unreplicated.add(found)
 
 
 def _demand(good: bool, setting: str, value: str) -> None:

@@ -34,9 +34,11 @@ from chatmesh.runtime.arrays import (
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.lane import Lane
 from chatmesh.runtime.pgsession import (
+    NOT_REPLICATED,
     BinaryCursor,
     LostConnection,
     connection_string,
+    is_unreplicated,
     reason,
     set_up,
 )
@@ -138,7 +140,8 @@ class Database:
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A connection in autocommit with binary results.
 
-        Raises LostConnection when none can be had within 2 s, and when it is lost in the body.
+        Raises LostConnection when none can be had within 2 s, when it is lost in the body, and when
+        a commit in the body was answered before its synchronous standby had it.
         """
         try:
             connection = await self._pool.getconn()
@@ -146,6 +149,9 @@ class Database:
             raise LostConnection(self._refused or reason(error), unknown_outcome=False) from None
         try:
             yield connection
+            if is_unreplicated(connection):
+                await connection.close()
+                raise LostConnection(NOT_REPLICATED, unknown_outcome=True)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if not connection.closed:
                 if self._room is not None:

@@ -54,7 +54,8 @@ def test_what_was_not_measured_is_told() -> None:
 def test_the_command_reads_a_saved_run(tmp_path: Path) -> None:
     run = tmp_path / "run.json"
     run.write_text(json.dumps({
-        "form": saved.FORM, "load": {"chat_nodes": 2}, "machine": {"processor": "a CPU", "cores": 2},
+        "form": saved.FORM, "load": {"chat_nodes": 2},
+        "machine": {"processor": "a CPU", "cores": 2},
         "result": RESULT,
     }))  # fmt: skip
     told = CliRunner().invoke(build(), ["bench", "sizing", str(run), "--users", "5", "--json"])

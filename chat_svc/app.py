@@ -27,6 +27,7 @@ from chat_svc.node.begin import read_history, when_back
 from chat_svc.node.drain import Drain
 from chat_svc.node.node import ChatNode
 from chat_svc.node.partitions import KeyPartitions
+from chat_svc.node.rebalance import Rebalance
 from chat_svc.node.retention import Retention
 from chat_svc.node.unary import UnarySends
 from chat_svc.settings import ChatSettings
@@ -187,6 +188,15 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     lifecycle.background("refused tokens", sides.audit.run_refused)
     lifecycle.background("audit retention", sides.audit.run_trim)
     lifecycle.background("sweep", node.sweep)
+    rebalance = Rebalance(
+        ground.store.nodes,
+        ground.address,
+        path.sessions,
+        ground.clock,
+        min_age_seconds=ground.settings.rebalance_age_seconds,
+        is_leaving=lifecycle.stopping.is_set,
+    )
+    lifecycle.background("rebalance", rebalance.run)
     for number in range(1, ground.settings.fill_readers + 1):
         lifecycle.background(f"fill {number}", sides.fill.run)
 

@@ -70,6 +70,10 @@ class ChatSettings(PublicServerSettings):
     """Days that records of the audit log are kept, 30 or more; 0 = for ever. Less than 30 counts
     as 30."""
 
+    rebalance_age_seconds: int = Field(default=120, ge=0, le=86_400)
+    """Sessions older than this may be asked to move when this node holds clearly more than its
+    share of all sessions, so that new nodes get theirs; 0 = never."""
+
     fill_readers: int = Field(default=4, ge=1, le=64)
     """Timeline reads at a time, over all sessions: a storm of reconnects takes turns."""
 

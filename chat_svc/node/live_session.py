@@ -60,6 +60,7 @@ class LiveSession:
         "_tracer",
         "_wake",
         "account",
+        "began_at",
         "busy",
         "closing_at",
         "device_id",
@@ -95,7 +96,8 @@ class LiveSession:
         self._wake: Callable[[], None] = _nobody
         self._abort: Callable[[], None] = _nobody
         self._in_write: Sequence[Unacked] = ()
-        self._age_at = clock.monotonic() + random.uniform(*AGE_SECONDS)
+        self.began_at = clock.monotonic()
+        self._age_at = self.began_at + random.uniform(*AGE_SECONDS)
         self.closing_at = 0.0
         """When the last frames began to wait for the transport; 0 = the session goes on."""
         self.identity = identity

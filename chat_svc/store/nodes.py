@@ -53,6 +53,14 @@ DELETE FROM chat.chat_node n WHERE n.id = %s AND n.taken_at_ms > 0
   AND NOT EXISTS (SELECT FROM chat.device d WHERE d.session_node = n.id AND d.session_node > 0)
   AND NOT EXISTS (SELECT FROM chat.outbox o WHERE o.node = n.id)
 """
+_SAY_SESSIONS: Final = """
+WITH said AS (
+  UPDATE chat.chat_node SET sessions = %(sessions)s WHERE id = %(node)s AND taken_at_ms = 0
+  RETURNING id
+)
+SELECT count(*), coalesce(sum(CASE WHEN n.id = %(node)s THEN %(sessions)s ELSE n.sessions END), 0)
+FROM chat.chat_node n WHERE n.lease_until_ms > chat.now_ms() AND n.taken_at_ms = 0
+"""
 _ORPHANED: Final = """
 WITH RECURSIVE of_device(node) AS (
   SELECT min(d.session_node) FROM chat.device d WHERE d.session_node > 0
@@ -141,6 +149,12 @@ class NodeStore:
     async def remove_node(self, node_id: int) -> bool:
         """Delete a taken node that owns nothing any more; False when it still does."""
         return await calls.change(self._database, _REMOVE, (node_id,)) > 0
+
+    async def share(self, node_id: int, sessions: int) -> tuple[int, int]:
+        """Say how many sessions the node has; (live nodes, sessions on all of them)."""
+        values = {"node": node_id, "sessions": sessions}
+        found = await calls.row(self._database, _SAY_SESSIONS, values)
+        return (int(found[0]), int(found[1])) if found else (0, 0)
 
     async def orphaned_nodes(self, limit: int = 16) -> list[int]:
         """Nodes that are not there any more and still own outbox rows or devices, by id.

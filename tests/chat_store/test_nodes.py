@@ -125,3 +125,16 @@ async def test_what_a_removed_node_left_after_all_is_found(world: World) -> None
     assert await outbox.take_over(live, [rows_only], 10) == 1
     await nodes.release_devices(await nodes.stranded_devices(device_only, (0, ""), 10))
     assert not {rows_only, device_only} & set(await nodes.orphaned_nodes(1_000))
+
+
+async def test_nodes_say_how_many_sessions_they_have(world: World) -> None:
+    nodes = world.store.nodes
+    before, others = await nodes.share(0, 5)  # no such node: only asks
+    one = await nodes.start_node("a", "127.0.0.1:1", 60_000)
+    two = await nodes.start_node("b", "127.0.0.1:2", 60_000)
+    assert await nodes.share(one, 30) == (before + 2, others + 30)
+    assert await nodes.share(two, 5) == (before + 2, others + 35)
+    assert await nodes.share(one, 7) == (before + 2, others + 12)
+    await nodes.leave(one)
+    assert await nodes.share(two, 5) == (before + 1, others + 5), "who left has no share"
+    await nodes.leave(two)

@@ -186,9 +186,11 @@ async def test_unanswered_messages_go_again_first_and_once(peer: Peer) -> None:
     assert [event.content.text.body for event in peer.account("bob").timeline] == list("01234")
 
 
-async def test_going_away_moves_without_losing_a_message(peer: Peer) -> None:
+@pytest.mark.parametrize("reason", ["DRAINING", "CONNECTION_AGE", "REBALANCED"])
+async def test_going_away_moves_without_losing_a_message(peer: Peer, reason: str) -> None:
     async with client(peer) as alice:
-        peer.sessions[0].say(going_away=[{"reconnect_after_ms": 50}])
+        advice = {"reconnect_after_ms": 50, "reason": f"REASON_{reason}"}
+        peer.sessions[0].say(going_away=[advice])
         sends = [asyncio.create_task(alice.send(to_user="bob", text=f"{n}")) for n in range(50)]
         await peer.session(1)
         late = await alice.send(to_user="bob", text="late")

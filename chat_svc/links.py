@@ -26,6 +26,7 @@ class Links:
     attach: Open
     watch: Open
     get_facts: Callable[[Any], Any]
+    lookup: Callable[[Any], Any]
     forget: Callable[[Any], Any]
     """Presence of erased accounts."""
     enqueue: Open
@@ -66,6 +67,7 @@ def open_links(settings: ChatSettings, stack: AsyncExitStack) -> Links:
         attach=presence.Attach,
         watch=presence.Watch,
         get_facts=presence.GetFacts,
+        lookup=presence.LookupSessions,
         forget=presence.Forget,
         enqueue=enqueue,
         push=push.Push,

@@ -14,6 +14,7 @@ from chat_svc.api.telling import Telling
 from chat_svc.api.users import UserApi
 from chat_svc.assembly import Ground, Path, Sides, receipt_telling
 from chat_svc.core.page_tokens import PageTokens
+from chat_svc.node.elsewhere import Elsewhere
 from chat_svc.node.node import ChatNode
 from chat_svc.store.devices import SignedOut
 from chatmesh.runtime.server import GrpcServer
@@ -69,6 +70,7 @@ def add_unary_services(
             if node_id != ground.address.node_id:
                 sides.neighbours.end_soon(target, account, [], Closed.REASON_REVOKED)
 
+    erasing = Elsewhere(ground.links.push_stub, ground.links.forget, ground.links.lookup)
     parts = UnaryParts(
         store=ground.call_store,
         resolver=path.resolver,
@@ -88,6 +90,8 @@ def add_unary_services(
         end_sessions=end_sessions,
         record=sides.audit.record,
         standing_changed=standing_changed,
+        has_sessions=erasing.has_sessions,
+        forget_elsewhere=erasing.forget,
         to_the_end=sides.tasks.to_the_end,
         may_have_rows=path.outbox.may_have_rows,
     )

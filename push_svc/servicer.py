@@ -106,7 +106,7 @@ class PushServicer(push_pb2_grpc.PushServiceServicer):
         convert.check_number("account_id", request.account_id)
         if request.forget:
             async with _store():
-                await self._tokens.forget(request.account_id)
+                await self._tokens.forget(request.account_id, request.user_id)
             return pb.DeleteTokensResponse()
         convert.check_devices(request.device_ids)
         async with _store():

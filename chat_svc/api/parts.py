@@ -47,6 +47,11 @@ async def _nowhere(*_: Any) -> None:
     """Without a node nobody is told."""
 
 
+async def _no(*_: Any) -> bool:
+    """Without a node there are no sessions."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class UnaryParts:
     """Everything behind the unary services."""
@@ -83,6 +88,10 @@ class UnaryParts:
     standing_changed: Callable[[int], Awaitable[None]] = _nowhere
     """An account was switched off or on, signed out of everywhere, or erased: all nodes are to
     know."""
+    has_sessions: Callable[[int], Awaitable[bool]] = _no
+    """Whether presence knows live sessions of an account, or cannot tell yet."""
+    forget_elsewhere: Callable[[int, str], Awaitable[None]] = _nowhere
+    """Other services delete all that they know of an account."""
     may_have_rows: Callable[[], None] = lambda: None
     """A slow commit of unknown outcome may have made an outbox row: Outbox.may_have_rows."""
 

@@ -14,6 +14,7 @@ from chat_svc.api.parts import Context, UnaryParts
 from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.audit import AuditAction, AuditRow, Note
 from chat_svc.store.audit import AuditFilter
+from chat_svc.store.erasure import Stage
 from chat_svc.store.users import Changed, UserRow
 from chatmesh import errors
 from chatmesh.runtime.identity import MAX_USER_ID_CHARACTERS, Identity, is_clean_text
@@ -21,6 +22,8 @@ from chatmesh.v1 import users_pb2 as pb
 from chatmesh.v1.types_pb2 import SenderKind
 from chatmesh.v1.users_pb2_grpc import UserServiceServicer
 
+MAX_ERASING_WORK: Final = 20_000
+"""Rows that one DeleteUser looks at."""
 _AFTER: Final = struct.Struct(">q")
 _KINDS: Final = {SenderKind.SENDER_KIND_PERSON: "person", SenderKind.SENDER_KIND_BOT: "bot"}
 
@@ -84,9 +87,27 @@ class UserApi(UserServiceServicer):
     async def DeleteUser(
         self, request: pb.DeleteUserRequest, context: Context
     ) -> pb.DeleteUserResponse:
-        """Erase, one bounded step."""
-        await admin(self._parts.resolver, context)
-        raise errors.UNIMPLEMENTED()
+        """Erase, in steps that together are bounded; each is durable, and may be run again."""
+        identity, _ = await admin(self._parts.resolver, context)
+        store = self._parts.store.erasure
+        await self._change(identity, request.user_id, "DeleteUser begins", disabled=True)
+        at = await store.begin(identity.tenant, request.user_id)
+        if at is None:
+            raise errors.NOT_REACHABLE()
+        if at.stage is Stage.SESSIONS:
+            if await self._parts.has_sessions(at.account):
+                return pb.DeleteUserResponse()  # they are told, and end within seconds
+            at = await store.move(at, Stage.RELATIONS)
+        erased, work = 0, 0
+        while at.stage is not Stage.ELSEWHERE:
+            if work >= MAX_ERASING_WORK:
+                return pb.DeleteUserResponse(erased_messages=erased)
+            at, step = await store.step(at)
+            erased, work = erased + step.erased_messages, work + step.work
+        await self._parts.forget_elsewhere(at.account, at.user)
+        await store.finish(at, identity.user_id)
+        await self._parts.standing_changed(at.account)
+        return pb.DeleteUserResponse(done=True, erased_messages=erased)
 
     async def ListAuditRecords(
         self, request: pb.ListAuditRecordsRequest, context: Context

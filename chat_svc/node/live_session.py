@@ -208,7 +208,7 @@ class LiveSession:
                     {
                         "chatmesh.message_id": entry.message_id,
                         "chatmesh.conversation_seq": entry.conversation_seq,
-                        "chatmesh.device": self.device_id,
+                        "chatmesh.session_no": self.session_no,
                     },
                 )
             self._in_write = ()

@@ -249,7 +249,7 @@ class ChatNode:
                 {
                     "chatmesh.message_id": entry.message_id,
                     "chatmesh.conversation_seq": entry.conversation_seq,
-                    "chatmesh.device": session.device_id,
+                    "chatmesh.session_no": session.session_no,
                 },
             )
 

@@ -10,6 +10,7 @@ from chat_svc.store.audit import AuditStore
 from chat_svc.store.commit import CommitStore
 from chat_svc.store.conversations import ConversationStore
 from chat_svc.store.devices import DeviceStore
+from chat_svc.store.erasure import ErasureStore
 from chat_svc.store.govern import GovernStore
 from chat_svc.store.history import HistoryStore
 from chat_svc.store.nodes import NodeStore
@@ -42,6 +43,7 @@ class ChatStore:
     commit: CommitStore
     conversations: ConversationStore
     devices: DeviceStore
+    erasure: ErasureStore
     govern: GovernStore
     history: HistoryStore
     nodes: NodeStore
@@ -65,6 +67,7 @@ class ChatStore:
             commit=CommitStore(lane, edit_window_ms=edit_window_ms),
             conversations=ConversationStore(database),
             devices=DeviceStore(database),
+            erasure=ErasureStore(database),
             govern=GovernStore(database),
             history=HistoryStore(database),
             nodes=NodeStore(database),

@@ -72,6 +72,15 @@ _FORGET: Final = (
 )
 
 
+_HIDE_SHOWN: Final = """
+UPDATE push.push_log SET title = '', body = ''
+WHERE position(%(user)s IN title) > 0 OR position(%(user)s IN body) > 0
+"""
+_HIDE_LETTERS: Final = """
+UPDATE push.dead_letter SET payload = '' WHERE position(%s::bytea IN payload) > 0
+"""
+
+
 def token_key(provider: int, token: str) -> bytes:
     """What makes a token one token, short enough for an index."""
     return hashlib.sha256(f"{provider}\x1f{token}".encode()).digest()
@@ -119,11 +128,15 @@ class TokenStore:
             await connection.execute(_JOBS_GONE, (account_id, gone))
             return await _count(connection, account_id)
 
-    async def forget(self, account_id: int) -> None:
-        """Delete all that is known of an account that was erased. Safe to repeat."""
+    async def forget(self, account_id: int, user_id: str) -> None:
+        """Delete all that is known of an account that was erased, and what others were shown of
+        its messages. Safe to repeat."""
         async with self._database.connection() as connection, connection.transaction():
             for statement in _FORGET:
                 await connection.execute(statement, (account_id,))
+            if user_id:
+                await connection.execute(_HIDE_SHOWN, {"user": user_id})
+                await connection.execute(_HIDE_LETTERS, (user_id.encode(),))
 
     async def delete_one(self, account_id: int, device_id: str, key: bytes) -> bool:
         """Unbind a device if it still has this very token; whether it had."""

@@ -6,7 +6,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from chat_svc.api import users as users_api
 from chat_svc.core.audit import AuditRow, first_broken
+from chat_svc.store import erasure
 from chat_svc.store.audit import AuditFilter
 from chat_svc.store.bundle import ROLE
 from chatmesh.runtime.faults import Fault
@@ -353,3 +355,100 @@ async def test_nothing_notifies_a_disabled_user(world: World, api: Api) -> None:
     await manage(api, api.users.DisableUser, disable)
     (state,) = await world.store.push_state.push_state([(off.id, "phone")])
     assert (state.exists, state.notify_seq, state.badge, state.pending) == (True, 0, 0, [])
+
+
+async def test_a_deleted_user_leaves_groups_whole_and_a_large_past_takes_many_calls(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasure, "EVENTS_AT_ONCE", 7)
+    monkeypatch.setattr(erasure, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(erasure, "MEMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(users_api, "MAX_ERASING_WORK", 10)
+    gone, heir, third = await world.users(3)
+    name = world.name_of(gone)
+    led = await world.group(gone, heir, third)
+    alone = await world.group(gone)
+    joined = await world.group(heir, gone)
+    direct = await world.direct(gone, heir)
+    keys = [uuid7() for _ in range(20)]
+    for number, key in enumerate(keys):
+        place = (led, alone, joined, direct)[number % 4]
+        await world.commit(world.row(gone, place, f"secret {number}", key=key))
+        await world.commit(world.row(heir, joined, "kept"))
+    request = users_pb2.DeleteUserRequest(user_id=name)
+    erased, calls = 0, 0
+    while True:
+        answer = await manage(api, api.users.DeleteUser, request)
+        erased, calls = erased + answer.erased_messages, calls + 1
+        if answer.done:
+            break
+    assert calls > 5
+    assert erased == 20
+    bodies = await world.ask(
+        "SELECT count(*) FROM chat.event WHERE sender = %s AND body <> ''", gone.id
+    )
+    assert bodies == [(0,)]
+    left = await world.ask("SELECT count(*) FROM chat.idempotency_key WHERE sender = %s", gone.id)
+    assert left == [(0,)]
+    for table, column in (
+        ("account", "id"), ("member", "account"), ("member_interval", "account"),
+        ("timeline", "account"), ("contact", "other"), ("contact", "owner"), ("erasure", "account"),
+    ):  # fmt: skip
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {} = %s").format(
+            sql.Identifier("chat", table), sql.Identifier(column)
+        )
+        assert await world.ask(query, gone.id) == [(0,)], table  # type: ignore[arg-type]
+    roles = await world.ask(
+        "SELECT account, role FROM chat.member WHERE conversation = %s ORDER BY account", led
+    )
+    assert roles == [(heir.id, 3), (third.id, 1)]
+    counts = await world.ask(
+        "SELECT id, member_count, title FROM chat.conversation WHERE id = ANY (%s) ORDER BY id",
+        [led, alone, joined],
+    )
+    assert counts == [(led, 2, "group"), (alone, 0, ""), (joined, 1, "group")]
+    (outcome,) = await world.commit(world.row(heir, direct))
+    assert outcome.status == 4
+    (outcome,) = await world.commit(world.row(heir, led))
+    assert outcome.status == 0
+    told = [row for row in await records(world, gone.tenant_id) if row.action == 7]
+    assert [(row.actor, row.user) for row in told] == [(BACK_END, "")]
+    assert name not in str(await records(world, gone.tenant_id))
+    assert await refusal(api, BACK_END, api.users.DeleteUser, request, scopes=ADMIN) == (
+        "NOT_REACHABLE"
+    )
+    kept = await world.ask(
+        "SELECT count(*) FROM chat.event WHERE sender = %s AND body = ''", heir.id
+    )
+    assert kept == [(0,)]
+
+
+async def test_a_namesake_of_another_tenant_keeps_everything(world: World, api: Api) -> None:
+    name = "namesake"
+    for tenant in ("first house", "second house"):
+        users = ["admin", name]
+        made = await world.store.accounts.resolve_accounts(tenant, users, True, world.new_ids)
+        one, other = made["admin"], made[name]
+        pair = (min(one.id, other.id), max(one.id, other.id))
+        directs = await world.store.conversations.direct_conversations(
+            one.tenant_id, [pair], world.new_ids
+        )
+        body = types_pb2.Event(
+            content=types_pb2.Content(text=types_pb2.TextContent(body="hello")),
+            mention_user_ids=[name],
+        ).SerializeToString()
+        await world.commit(
+            world.row(one, directs[pair], body=body), world.row(other, directs[pair], "mine")
+        )
+    request = users_pb2.DeleteUserRequest(user_id=name)
+    answer = await manage(api, api.users.DeleteUser, request, tenant="first house")
+    assert (answer.done, answer.erased_messages) == (True, 1)
+    for tenant, mentions, bodies in (("first house", 0, 1), ("second house", 1, 2)):
+        rows = await world.ask(
+            "SELECT e.body FROM chat.event e JOIN chat.conversation c ON c.id = e.conversation"
+            " JOIN chat.tenant t ON t.id = c.tenant WHERE t.name = %s AND e.body <> ''", tenant,
+        )  # fmt: skip
+        events = [types_pb2.Event.FromString(body) for (body,) in rows]
+        assert len(events) == bodies
+        assert sum(len(event.mention_user_ids) for event in events) == mentions
+    assert await world.store.users.get("second house", name) is not None

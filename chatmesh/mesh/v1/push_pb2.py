@@ -26,7 +26,7 @@ from chatmesh.mesh.v1 import callers_pb2 as chatmesh_dot_mesh_dot_v1_dot_callers
 from chatmesh.v1 import devices_pb2 as chatmesh_dot_v1_dot_devices__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63hatmesh/mesh/v1/push.proto\x12\x10\x63hatmesh.mesh.v1\x1a\x1e\x63hatmesh/mesh/v1/callers.proto\x1a\x19\x63hatmesh/v1/devices.proto\"\xa2\x01\n\nPushTarget\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x14\n\x0ctimeline_seq\x18\x02 \x01(\x04\x12\x12\n\ndevice_ids\x18\x03 \x03(\t\x12\x19\n\x11\x65xcept_device_ids\x18\x04 \x03(\t\x12\x10\n\x08\x64\x65lay_ms\x18\x05 \x01(\x05\x12\x15\n\rtrace_context\x18\x06 \x01(\x0c\x12\x12\n\nmessage_id\x18\x07 \x01(\x04\"P\n\x0bPushRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12-\n\x07targets\x18\x02 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.PushTarget\"Z\n\x0cPushResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0c\n\x04jobs\x18\x02 \x01(\x05\x12\x12\n\nerror_code\x18\x03 \x01(\x05\x12\x14\n\x0c\x65rror_reason\x18\x04 \x01(\t\"T\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12/\n\x07targets\x18\x02 \x03(\x0b\x32\x1e.chatmesh.mesh.v1.CancelTarget\"K\n\x0c\x43\x61ncelTarget\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x14\n\x0ctimeline_seq\x18\x03 \x01(\x04\"$\n\x0e\x43\x61ncelResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"L\n\x0fPutTokenRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12%\n\x05token\x18\x02 \x01(\x0b\x32\x16.chatmesh.v1.PushToken\"h\n\x10PutTokenResponse\x12\x14\n\x0cpush_devices\x18\x01 \x01(\x05\x12\x1d\n\x15moved_from_account_id\x18\x02 \x01(\x04\x12\x1f\n\x17moved_from_push_devices\x18\x03 \x01(\x05\"M\n\x13\x44\x65leteTokensRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x0e\n\x06\x66orget\x18\x03 \x01(\x08\",\n\x14\x44\x65leteTokensResponse\x12\x14\n\x0cpush_devices\x18\x01 \x01(\x05\"\'\n\x11ListTokensRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\"<\n\x12ListTokensResponse\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.chatmesh.v1.PushToken\"\xcc\x01\n\nDeadLetter\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\x04\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\x04\x12\x14\n\x0ctimeline_seq\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x11\n\tdevice_id\x18\x08 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\t \x01(\x04\x12\x0f\n\x07node_id\x18\n \x01(\x04\"F\n\x15PutDeadLettersRequest\x12-\n\x07letters\x18\x01 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.DeadLetter\"\x18\n\x16PutDeadLettersResponse\"I\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1c\n\x14\x61\x66ter_dead_letter_id\x18\x02 \x01(\x04\"W\n\x17ListDeadLettersResponse\x12-\n\x07letters\x18\x01 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.DeadLetter\x12\r\n\x05total\x18\x02 \x01(\x04\"2\n\x17RetryDeadLettersRequest\x12\x17\n\x0f\x64\x65\x61\x64_letter_ids\x18\x01 \x03(\x04\"9\n\x18RetryDeadLettersResponse\x12\x0f\n\x07retried\x18\x01 \x01(\x05\x12\x0c\n\x04left\x18\x02 \x01(\x05\":\n\x11ListPushesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"\xc9\x01\n\nPushRecord\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12+\n\x08provider\x18\x02 \x01(\x0e\x32\x19.chatmesh.v1.PushProvider\x12\x14\n\x0ctimeline_seq\x18\x03 \x01(\x04\x12\x12\n\nmessage_id\x18\x04 \x01(\x04\x12\x12\n\nsent_at_ms\x18\x05 \x01(\x03\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x0f\n\x07visible\x18\x07 \x01(\x08\x12\r\n\x05title\x18\x08 \x01(\t\x12\x0c\n\x04\x62ody\x18\t \x01(\t\"B\n\x12ListPushesResponse\x12,\n\x06pushes\x18\x01 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.PushRecord2\xc7\x07\n\x0bPushService\x12\x63\n\x04Push\x12\x1d.chatmesh.mesh.v1.PushRequest\x1a\x1e.chatmesh.mesh.v1.PushResponse\"\x18\xd2\xe2\x18\x08sync_svc\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12]\n\x06\x43\x61ncel\x12\x1f.chatmesh.mesh.v1.CancelRequest\x1a .chatmesh.mesh.v1.CancelResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12_\n\x08PutToken\x12!.chatmesh.mesh.v1.PutTokenRequest\x1a\".chatmesh.mesh.v1.PutTokenResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc\x12k\n\x0c\x44\x65leteTokens\x12%.chatmesh.mesh.v1.DeleteTokensRequest\x1a&.chatmesh.mesh.v1.DeleteTokensResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc\x12l\n\nListTokens\x12#.chatmesh.mesh.v1.ListTokensRequest\x1a$.chatmesh.mesh.v1.ListTokensResponse\"\x13\xd2\xe2\x18\x08\x63hat_svc\xd2\xe2\x18\x03\x63li\x12q\n\x0ePutDeadLetters\x12\'.chatmesh.mesh.v1.PutDeadLettersRequest\x1a(.chatmesh.mesh.v1.PutDeadLettersResponse\"\x0c\xd2\xe2\x18\x08sync_svc\x12o\n\x0fListDeadLetters\x12(.chatmesh.mesh.v1.ListDeadLettersRequest\x1a).chatmesh.mesh.v1.ListDeadLettersResponse\"\x07\xd2\xe2\x18\x03\x63li\x12r\n\x10RetryDeadLetters\x12).chatmesh.mesh.v1.RetryDeadLettersRequest\x1a*.chatmesh.mesh.v1.RetryDeadLettersResponse\"\x07\xd2\xe2\x18\x03\x63li\x12`\n\nListPushes\x12#.chatmesh.mesh.v1.ListPushesRequest\x1a$.chatmesh.mesh.v1.ListPushesResponse\"\x07\xd2\xe2\x18\x03\x63lib\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63hatmesh/mesh/v1/push.proto\x12\x10\x63hatmesh.mesh.v1\x1a\x1e\x63hatmesh/mesh/v1/callers.proto\x1a\x19\x63hatmesh/v1/devices.proto\"\xa2\x01\n\nPushTarget\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x14\n\x0ctimeline_seq\x18\x02 \x01(\x04\x12\x12\n\ndevice_ids\x18\x03 \x03(\t\x12\x19\n\x11\x65xcept_device_ids\x18\x04 \x03(\t\x12\x10\n\x08\x64\x65lay_ms\x18\x05 \x01(\x05\x12\x15\n\rtrace_context\x18\x06 \x01(\x0c\x12\x12\n\nmessage_id\x18\x07 \x01(\x04\"P\n\x0bPushRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12-\n\x07targets\x18\x02 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.PushTarget\"Z\n\x0cPushResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x0c\n\x04jobs\x18\x02 \x01(\x05\x12\x12\n\nerror_code\x18\x03 \x01(\x05\x12\x14\n\x0c\x65rror_reason\x18\x04 \x01(\t\"T\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12/\n\x07targets\x18\x02 \x03(\x0b\x32\x1e.chatmesh.mesh.v1.CancelTarget\"K\n\x0c\x43\x61ncelTarget\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x14\n\x0ctimeline_seq\x18\x03 \x01(\x04\"$\n\x0e\x43\x61ncelResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\"L\n\x0fPutTokenRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12%\n\x05token\x18\x02 \x01(\x0b\x32\x16.chatmesh.v1.PushToken\"h\n\x10PutTokenResponse\x12\x14\n\x0cpush_devices\x18\x01 \x01(\x05\x12\x1d\n\x15moved_from_account_id\x18\x02 \x01(\x04\x12\x1f\n\x17moved_from_push_devices\x18\x03 \x01(\x05\"^\n\x13\x44\x65leteTokensRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x0e\n\x06\x66orget\x18\x03 \x01(\x08\x12\x0f\n\x07user_id\x18\x04 \x01(\t\",\n\x14\x44\x65leteTokensResponse\x12\x14\n\x0cpush_devices\x18\x01 \x01(\x05\"\'\n\x11ListTokensRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\"<\n\x12ListTokensResponse\x12&\n\x06tokens\x18\x01 \x03(\x0b\x32\x16.chatmesh.v1.PushToken\"\xcc\x01\n\nDeadLetter\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\x04\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\x04\x12\x14\n\x0ctimeline_seq\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ms\x18\x06 \x01(\x03\x12\x0f\n\x07payload\x18\x07 \x01(\x0c\x12\x11\n\tdevice_id\x18\x08 \x01(\t\x12\x10\n\x08\x62\x61tch_id\x18\t \x01(\x04\x12\x0f\n\x07node_id\x18\n \x01(\x04\"F\n\x15PutDeadLettersRequest\x12-\n\x07letters\x18\x01 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.DeadLetter\"\x18\n\x16PutDeadLettersResponse\"I\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x1c\n\x14\x61\x66ter_dead_letter_id\x18\x02 \x01(\x04\"W\n\x17ListDeadLettersResponse\x12-\n\x07letters\x18\x01 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.DeadLetter\x12\r\n\x05total\x18\x02 \x01(\x04\"2\n\x17RetryDeadLettersRequest\x12\x17\n\x0f\x64\x65\x61\x64_letter_ids\x18\x01 \x03(\x04\"9\n\x18RetryDeadLettersResponse\x12\x0f\n\x07retried\x18\x01 \x01(\x05\x12\x0c\n\x04left\x18\x02 \x01(\x05\":\n\x11ListPushesRequest\x12\x12\n\naccount_id\x18\x01 \x01(\x04\x12\x11\n\tpage_size\x18\x02 \x01(\x05\"\xc9\x01\n\nPushRecord\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12+\n\x08provider\x18\x02 \x01(\x0e\x32\x19.chatmesh.v1.PushProvider\x12\x14\n\x0ctimeline_seq\x18\x03 \x01(\x04\x12\x12\n\nmessage_id\x18\x04 \x01(\x04\x12\x12\n\nsent_at_ms\x18\x05 \x01(\x03\x12\x0f\n\x07outcome\x18\x06 \x01(\t\x12\x0f\n\x07visible\x18\x07 \x01(\x08\x12\r\n\x05title\x18\x08 \x01(\t\x12\x0c\n\x04\x62ody\x18\t \x01(\t\"B\n\x12ListPushesResponse\x12,\n\x06pushes\x18\x01 \x03(\x0b\x32\x1c.chatmesh.mesh.v1.PushRecord2\xc7\x07\n\x0bPushService\x12\x63\n\x04Push\x12\x1d.chatmesh.mesh.v1.PushRequest\x1a\x1e.chatmesh.mesh.v1.PushResponse\"\x18\xd2\xe2\x18\x08sync_svc\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12]\n\x06\x43\x61ncel\x12\x1f.chatmesh.mesh.v1.CancelRequest\x1a .chatmesh.mesh.v1.CancelResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc(\x01\x30\x01\x12_\n\x08PutToken\x12!.chatmesh.mesh.v1.PutTokenRequest\x1a\".chatmesh.mesh.v1.PutTokenResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc\x12k\n\x0c\x44\x65leteTokens\x12%.chatmesh.mesh.v1.DeleteTokensRequest\x1a&.chatmesh.mesh.v1.DeleteTokensResponse\"\x0c\xd2\xe2\x18\x08\x63hat_svc\x12l\n\nListTokens\x12#.chatmesh.mesh.v1.ListTokensRequest\x1a$.chatmesh.mesh.v1.ListTokensResponse\"\x13\xd2\xe2\x18\x08\x63hat_svc\xd2\xe2\x18\x03\x63li\x12q\n\x0ePutDeadLetters\x12\'.chatmesh.mesh.v1.PutDeadLettersRequest\x1a(.chatmesh.mesh.v1.PutDeadLettersResponse\"\x0c\xd2\xe2\x18\x08sync_svc\x12o\n\x0fListDeadLetters\x12(.chatmesh.mesh.v1.ListDeadLettersRequest\x1a).chatmesh.mesh.v1.ListDeadLettersResponse\"\x07\xd2\xe2\x18\x03\x63li\x12r\n\x10RetryDeadLetters\x12).chatmesh.mesh.v1.RetryDeadLettersRequest\x1a*.chatmesh.mesh.v1.RetryDeadLettersResponse\"\x07\xd2\xe2\x18\x03\x63li\x12`\n\nListPushes\x12#.chatmesh.mesh.v1.ListPushesRequest\x1a$.chatmesh.mesh.v1.ListPushesResponse\"\x07\xd2\xe2\x18\x03\x63lib\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -68,33 +68,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTTOKENRESPONSE']._serialized_start=726
   _globals['_PUTTOKENRESPONSE']._serialized_end=830
   _globals['_DELETETOKENSREQUEST']._serialized_start=832
-  _globals['_DELETETOKENSREQUEST']._serialized_end=909
-  _globals['_DELETETOKENSRESPONSE']._serialized_start=911
-  _globals['_DELETETOKENSRESPONSE']._serialized_end=955
-  _globals['_LISTTOKENSREQUEST']._serialized_start=957
-  _globals['_LISTTOKENSREQUEST']._serialized_end=996
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=998
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1058
-  _globals['_DEADLETTER']._serialized_start=1061
-  _globals['_DEADLETTER']._serialized_end=1265
-  _globals['_PUTDEADLETTERSREQUEST']._serialized_start=1267
-  _globals['_PUTDEADLETTERSREQUEST']._serialized_end=1337
-  _globals['_PUTDEADLETTERSRESPONSE']._serialized_start=1339
-  _globals['_PUTDEADLETTERSRESPONSE']._serialized_end=1363
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1365
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1438
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1440
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1527
-  _globals['_RETRYDEADLETTERSREQUEST']._serialized_start=1529
-  _globals['_RETRYDEADLETTERSREQUEST']._serialized_end=1579
-  _globals['_RETRYDEADLETTERSRESPONSE']._serialized_start=1581
-  _globals['_RETRYDEADLETTERSRESPONSE']._serialized_end=1638
-  _globals['_LISTPUSHESREQUEST']._serialized_start=1640
-  _globals['_LISTPUSHESREQUEST']._serialized_end=1698
-  _globals['_PUSHRECORD']._serialized_start=1701
-  _globals['_PUSHRECORD']._serialized_end=1902
-  _globals['_LISTPUSHESRESPONSE']._serialized_start=1904
-  _globals['_LISTPUSHESRESPONSE']._serialized_end=1970
-  _globals['_PUSHSERVICE']._serialized_start=1973
-  _globals['_PUSHSERVICE']._serialized_end=2940
+  _globals['_DELETETOKENSREQUEST']._serialized_end=926
+  _globals['_DELETETOKENSRESPONSE']._serialized_start=928
+  _globals['_DELETETOKENSRESPONSE']._serialized_end=972
+  _globals['_LISTTOKENSREQUEST']._serialized_start=974
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1013
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1015
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1075
+  _globals['_DEADLETTER']._serialized_start=1078
+  _globals['_DEADLETTER']._serialized_end=1282
+  _globals['_PUTDEADLETTERSREQUEST']._serialized_start=1284
+  _globals['_PUTDEADLETTERSREQUEST']._serialized_end=1354
+  _globals['_PUTDEADLETTERSRESPONSE']._serialized_start=1356
+  _globals['_PUTDEADLETTERSRESPONSE']._serialized_end=1380
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1382
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1455
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1457
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1544
+  _globals['_RETRYDEADLETTERSREQUEST']._serialized_start=1546
+  _globals['_RETRYDEADLETTERSREQUEST']._serialized_end=1596
+  _globals['_RETRYDEADLETTERSRESPONSE']._serialized_start=1598
+  _globals['_RETRYDEADLETTERSRESPONSE']._serialized_end=1655
+  _globals['_LISTPUSHESREQUEST']._serialized_start=1657
+  _globals['_LISTPUSHESREQUEST']._serialized_end=1715
+  _globals['_PUSHRECORD']._serialized_start=1718
+  _globals['_PUSHRECORD']._serialized_end=1919
+  _globals['_LISTPUSHESRESPONSE']._serialized_start=1921
+  _globals['_LISTPUSHESRESPONSE']._serialized_end=1987
+  _globals['_PUSHSERVICE']._serialized_start=1990
+  _globals['_PUSHSERVICE']._serialized_end=2957
 # @@protoc_insertion_point(module_scope)

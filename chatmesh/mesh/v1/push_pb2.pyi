@@ -278,11 +278,16 @@ class DeleteTokensRequest(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     FORGET_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.int
     """Account."""
     forget: _builtins.bool
     """True: the account was erased. All that is known of it goes: tokens, jobs, the record of its pushes, dead
     letters. device_ids is ignored.
+    """
+    user_id: _builtins.str
+    """With forget: the user. Records of what others were shown of its messages lose their text, and so do payloads
+    of dead letters that name it.
     """
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -294,10 +299,11 @@ class DeleteTokensRequest(_message.Message):
         account_id: _builtins.int = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         forget: _builtins.bool = ...,
+        user_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "device_ids", b"device_ids", "forget", b"forget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "device_ids", b"device_ids", "forget", b"forget", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,10 +66,6 @@ class ChatSettings(PublicServerSettings):
     """Days that records of the audit log are kept, 30 or more; 0 = for ever. Less than 30 counts
     as 30."""
 
-    audit_keep_days: int = Field(default=0, ge=0, le=36_500)
-    """Days that records of the audit log are kept, 30 or more; 0 = for ever. Less than 30 counts
-    as 30."""
-
     rebalance_age_seconds: int = Field(default=120, ge=0, le=86_400)
     """Sessions older than this may be asked to move when this node holds clearly more than its
     share of all sessions, so that new nodes get theirs; 0 = never."""

@@ -53,6 +53,12 @@ def add_unary_services(
                     device.node_target, account, [device.device_id], Closed.REASON_REVOKED
                 )
 
+    async def standing_changed(account: int) -> None:
+        await sides.standing.refresh()
+        for node_id, target in await ground.call_store.users.nodes_of(account):
+            if node_id != ground.address.node_id:
+                sides.neighbours.end_soon(target, account, [], Closed.REASON_REVOKED)
+
     def contacts_changed(accounts: Iterable[int]) -> None:
         sides.signals.contacts_changed(accounts)
         sides.signals.flush()
@@ -63,12 +69,6 @@ def add_unary_services(
 
     async def presence_of(who: Caller, users: Sequence[str]) -> Sequence[Presence]:
         return await sides.audience.presence_of(who.tenant, who.account.id, users)
-
-    async def standing_changed(account: int) -> None:
-        await sides.standing.refresh()
-        for node_id, target in await ground.call_store.users.nodes_of(account):
-            if node_id != ground.address.node_id:
-                sides.neighbours.end_soon(target, account, [], Closed.REASON_REVOKED)
 
     erasing = Elsewhere(ground.links.push_stub, ground.links.forget, ground.links.lookup)
     parts = UnaryParts(

@@ -12,7 +12,6 @@ from chat_svc.store.accounts import AccountRow
 from chatmesh import errors
 from chatmesh.runtime.identity import Identity, current_identity
 from chatmesh.runtime.interceptors import current_method
-from chatmesh.runtime.interceptors import current_method
 
 ON_BEHALF_OF: Final = "chatmesh-on-behalf-of"
 ACT_AS_SCOPE: Final = "chatmesh.act_as"
@@ -34,9 +33,6 @@ class Caller:
         """Who does it."""
         return self.acting_user or self.user
 
-
-Record: TypeAlias = "Callable[[int, Note], Awaitable[None]]"
-"""Appends a record to a tenant's audit log: `AuditLog.record`."""
 
 Record: TypeAlias = "Callable[[int, Note], Awaitable[None]]"
 """Appends a record to a tenant's audit log: `AuditLog.record`."""
@@ -85,9 +81,6 @@ async def caller(resolver: Resolver, context: Any, record: Record) -> Caller:
     row = (await resolver.find_accounts(identity.tenant, [user])).get(user)
     if row is None or row.disabled:
         raise errors.NOT_REACHABLE()
-    if _is_first_look(context):
-        note = Note(AuditAction.ACTED_FOR, identity.user_id, user, detail=current_method())
-        await record(row.tenant_id, note)
     if _is_first_look(context):
         note = Note(AuditAction.ACTED_FOR, identity.user_id, user, detail=current_method())
         await record(row.tenant_id, note)

@@ -347,7 +347,6 @@ def view_of(columns: calls.Row) -> ConversationView:
     peer, *event = columns[state_end:]
     event = [conversation.id, *event, conversation.kind]
     event[5] = event[5] or ""  # who wrote it was erased
-    event[5] = event[5] or ""  # who wrote it was erased
     return ConversationView(
         conversation=conversation,
         state=MemberStateRow(*columns[_CONVERSATION_WIDTH:state_end]),

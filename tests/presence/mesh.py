@@ -272,6 +272,14 @@ class Watch:
             await self.read()
         return self.facts[account_id]
 
+    async def end(self) -> grpc.StatusCode:
+        """Read until the server ends the stream; its status."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await self._call.read() is not grpc.aio.EOF:
+                pass
+            code: grpc.StatusCode = await self._call.code()
+        return code
+
     def cancel(self) -> None:
         """End the stream."""
         self._call.cancel()

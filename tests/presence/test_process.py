@@ -432,6 +432,31 @@ async def test_stops_cleanly(start: Start, store: stores.Store) -> None:
     assert "Traceback" not in presence.log()
 
 
+async def test_a_replica_that_leaves_sends_its_watchers_to_another(
+    start: Start, store: stores.Store
+) -> None:
+    first, second = start(store.url), start(store.url)
+    await settled(first, store)
+    await settled(second, store)
+    node, friend = ChatNode(second, A), ChatNode(first, B)
+    await node.beat()
+    async with node.alive(), friend.alive():
+        await node.attach((ALICE, "phone", 1))
+        watch = friend.watch()
+        await watch.add(ALICE)
+        before = await watch.wait_for(ALICE, ONLINE)
+        first.process.send_signal(signal.SIGTERM)
+        assert await watch.end() is grpc.StatusCode.OK, "told to leave, not cut"
+        moved = ChatNode(second, B).watch()
+        await moved.add(ALICE)
+        after = await moved.wait_for(ALICE, ONLINE)
+        assert (after.generation, after.version) == (before.generation, before.version)
+        assert moved.states == {ALICE: [ONLINE]}, "nobody was shown offline"
+        moved.cancel()
+    assert await asyncio.to_thread(first.process.wait, 60) == 0
+    assert "Traceback" not in first.log()
+
+
 def test_bad_settings_are_told(start: Start) -> None:
     presence = start("", presence_lease_seconds="3")
     assert presence.process.wait(60) == 2

@@ -4,6 +4,7 @@ Rules: no command's work is done here.
 """
 
 import importlib
+import inspect
 import os
 import pkgutil
 import sys
@@ -79,7 +80,26 @@ def build() -> typer.Typer:
         register = getattr(module, "register", None)
         if register is not None:
             register(app)
+    _let_flow(app)
     return app
+
+
+def _let_flow(app: typer.Typer) -> None:
+    """Makes the paragraphs of help texts as wide as the terminal, not as the source is."""
+    for command in app.registered_commands:
+        text = command.help or (command.callback and command.callback.__doc__) or ""
+        command.help = flowing(inspect.cleandoc(text))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _let_flow(group.typer_instance)
+
+
+def flowing(text: str) -> str:
+    """A docstring with one line a paragraph; what begins with \\b stays as it is."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        part if part.startswith("\b") else " ".join(part.split()) for part in paragraphs
+    )
 
 
 def main() -> None:

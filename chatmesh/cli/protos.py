@@ -19,9 +19,14 @@ def register(app: typer.Typer) -> None:
 
 
 def protos(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing.")],
+    directory: Annotated[
+        str, typer.Argument(metavar="DIR", help="Where to write; made if missing.")
+    ],
 ) -> None:
     """Write the public .proto files below DIR (as chatmesh/v1/*.proto)."""
+    if not directory.strip():  # as of an unset variable; a path of nothing would be this folder
+        raise CommandError("DIR is empty: name a folder, `.` for this one", 2)
+    folder = Path(directory)
     with as_file(files("chatmesh")) as package:
         # an installed wheel holds them; a checkout has them beside the package
         places = (package / "protos", package.parent / "protos")

@@ -18,15 +18,15 @@ def token(
     user: Annotated[str, typer.Argument(help="User id, as the application knows the user.")],
     data: DataOption = None,
     tenant: Annotated[str, typer.Option(help="Tenant of the user.")] = "default",
-    ttl_seconds: Annotated[float, typer.Option(help="How long the token is valid.")] = 43200,
+    ttl_seconds: Annotated[float, typer.Option(help="How long the token is valid.")] = 43_200,
     scope: Annotated[
         list[str] | None, typer.Option(help="A scope; may be given several times.")
     ] = None,
 ) -> None:
     """Print a bearer token for a user of the embedded mesh.
 
-    The key lies in the data folder and stays the same over restarts. Send the token as metadata
-    `authorization: Bearer TOKEN`.
+    The key lies in the data folder, which `chatmesh up` makes, and stays the same over restarts.
+    Send the token as metadata `authorization: Bearer TOKEN`.
     """
     from chatmesh.embedded import keys, tokens
     from chatmesh.embedded.layout import DataFolder, default_folder
@@ -36,11 +36,20 @@ def token(
         raise CommandError(
             f"a user is 1 to {MAX_USER_ID_CHARACTERS} characters without controls", 2
         )
-    if not -LONGEST_TTL_SECONDS <= ttl_seconds <= LONGEST_TTL_SECONDS:
-        raise CommandError(f"--ttl-seconds is at most {LONGEST_TTL_SECONDS}, ten years", 2)
+    if not 0 < ttl_seconds <= LONGEST_TTL_SECONDS:
+        raise CommandError(
+            f"--ttl-seconds is above 0 and at most {LONGEST_TTL_SECONDS}, ten years", 2
+        )
     folder = DataFolder(data or default_folder())
-    folder.make()
-    secret = keys.development_secret(folder).read_text()
+    try:
+        secret = keys.known_development_secret(folder).read_text()
+    except FileNotFoundError:
+        raise CommandError(
+            f"no mesh with development tokens was ever started on {folder.path}: start one with "
+            "`chatmesh up`, or name its folder by --data or CHATMESH_DATA"
+        ) from None
+    except OSError as error:
+        raise CommandError(f"cannot read the data folder {folder.path}: {error.strerror}") from None
     typer.echo(
         tokens.mint(secret, user, tenant=tenant, ttl_seconds=ttl_seconds, scopes=scope or ())
     )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from chatmesh.embedded.spans import Span
 
 POLL_SECONDS = 0.2
+_REACHED_A_DEVICE = {"sync.deliver", "chat.deliver", "push.state", "push.job", "push.send"}
 SETTLE_SECONDS = 1.5
 """Processes of the embedded mesh export their spans every second: so long after the last new one
 a trace is complete."""
@@ -90,6 +92,7 @@ def show(spans: list[Span], message_id: int, as_json: bool) -> None:
             "trace_id": spans[0].trace_id,
             "processes": len({row.pid for row in hops}),
             "hops": [dataclasses.asdict(row) for row in hops],
+            "note": why_it_ends({row.name for row in hops}),
         }
         typer.echo(json.dumps(values))
         return
@@ -97,3 +100,21 @@ def show(spans: list[Span], message_id: int, as_json: bool) -> None:
     processes = len({row.pid for row in hops})
     title = f"message {message_id}: {len(hops)} hops in {processes} processes, {total:.1f} ms"
     Console(width=console_width()).print(drawn(hops, title))
+    note = why_it_ends({row.name for row in hops})
+    if note:
+        typer.echo(note)
+
+
+def why_it_ends(names: Collection[str]) -> str:
+    """Why a trace has so few hops, by the names of those it has; empty for a whole way."""
+    if "chat.commit" not in names or not _REACHED_A_DEVICE.isdisjoint(names):
+        return ""
+    if "sync.queue" not in names:
+        return (
+            "It ends at the commit: the recipient has no device yet, so there was nobody to tell. "
+            "The message waits in the timeline for the first one."
+        )
+    return (
+        "Nothing was delivered or pushed: no device of the recipient was connected, and none has "
+        "a push token. The message waits in the timeline."
+    )

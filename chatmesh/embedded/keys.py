@@ -13,6 +13,9 @@ from chatmesh.embedded.layout import DataFolder, write_private
 SECRET_BYTES = 32
 
 
+_DEVELOPMENT = "development-secret"
+
+
 def kept(folder: DataFolder, name: str) -> Path:
     """The file of a secret (43 characters of base64url, 256 bits), made when it is not there."""
     path = folder.secrets / name
@@ -23,7 +26,12 @@ def kept(folder: DataFolder, name: str) -> Path:
 
 def development_secret(folder: DataFolder) -> Path:
     """HS256 key of `chatmesh token`; a mesh with real issuers has none."""
-    return kept(folder, "development-secret")
+    return kept(folder, _DEVELOPMENT)
+
+
+def known_development_secret(folder: DataFolder) -> Path:
+    """The same where it has been made already; nothing is made here."""
+    return folder.secrets / _DEVELOPMENT
 
 
 def hint_key(folder: DataFolder) -> Path:

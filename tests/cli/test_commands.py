@@ -65,7 +65,9 @@ def test_control_characters_never_reach_the_terminal(data: Path) -> None:
 def test_a_message_can_be_traced(data: Path) -> None:
     sent = chatmesh("send", "--as", ALICE, BOB, "traced", "--trace", "--data", data)
     message_id = sent.stdout.strip()
-    traced = json.loads(chatmesh("trace", message_id, "--json", "--data", data).stdout)
+    traced = json.loads(
+        chatmesh("trace", message_id, "--json", "--wait-seconds", "30", "--data", data).stdout
+    )
     names = {hop["name"] for hop in traced["hops"]}
     assert {"chat.commit", "sync.queue"} <= names
     assert "chat.commit" in chatmesh("trace", message_id, "--data", data).stdout
@@ -114,6 +116,8 @@ def test_errors_say_what_to_do(data: Path, tmp_path: Path) -> None:
         (("token", "x" * 129), "128"),
         (("token", "a\nb"), "128"),
         (("token", ALICE, "--ttl-seconds", "nan"), "years"),
+        (("token", ALICE, "--ttl-seconds", "0"), "above 0"),
+        (("token", ALICE, "--ttl-seconds", "-1"), "above 0"),
         (("token", ALICE, "--ttl-seconds", "1e300"), "years"),
     ],
 )
@@ -123,6 +127,41 @@ def test_what_no_server_could_take_is_wrong_usage(
     refused = chatmesh(*arguments, "--data", data, code=2)
     assert why in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_trace_to_nobody_says_why_it_is_short(data: Path) -> None:
+    nobody = f"cli-nobody-{os.getpid()}"
+    sent = chatmesh("send", "--as", ALICE, nobody, "hi", "--trace", "--data", data).stdout.strip()
+    told = json.loads(
+        chatmesh("trace", sent, "--json", "--wait-seconds", "30", "--data", data).stdout
+    )
+    assert {hop["name"] for hop in told["hops"]} >= {"chat.ids", "chat.commit"}
+    assert "has no device yet" in told["note"]
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path: Path) -> None:
+    refused = chatmesh("token", ALICE, "--data", tmp_path / "typo", code=1)
+    assert "was ever started" in refused.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_protos_wants_a_folder() -> None:
+    assert "DIR is empty" in chatmesh("protos", "", code=2).stderr
+
+
+def test_a_strange_variable_is_a_warning(data: Path) -> None:
+    told = chatmesh("token", ALICE, "--data", data, CHATMESH_TOKN="x")
+    assert "warning: CHATMESH_TOKN: no setting has this name; did you mean CHATMESH_TOKEN?" in (
+        told.stderr
+    )
+    assert len(told.stdout.split()) == 1
+
+
+def test_help_flows_with_the_terminal() -> None:
+    from chatmesh.cli.main import flowing
+
+    text = "One\ntwo.\n\nThree\nfour.\n\n\b\nExamples:\n  five"
+    assert flowing(text) == "One two.\n\nThree four.\n\n\b\nExamples:\n  five"
 
 
 def test_closed_standard_input_is_told(data: Path) -> None:

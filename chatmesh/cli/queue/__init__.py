@@ -20,7 +20,7 @@ import typer
 from chatmesh.cli import CommandError, DataOption, JsonOption
 
 if TYPE_CHECKING:
-    from chatmesh.cli.queue_calls import Operator
+    from chatmesh.cli.queue.calls import Operator
     from chatmesh.mesh.v1 import push_pb2
 
 T = TypeVar("T")
@@ -135,7 +135,7 @@ def retry(
 
 def _run(data: pathlib.Path | None, work: Callable[[Operator], Coroutine[Any, Any, T]]) -> T:
     """Do something as an operator. Raises CommandError when the mesh does not answer."""
-    from chatmesh.cli.queue_calls import Away, connected
+    from chatmesh.cli.queue.calls import Away, connected
     from chatmesh.runtime import logs
 
     logs.configure("queue", "warning", "console")

@@ -88,12 +88,40 @@ def test_acks_are_joined_but_never_wait_for_a_quarter_of_the_window() -> None:
     assert kind(session.step(START)) == "ack"
     session.stored(Cursor(3, 3), 0)
     assert isinstance(session.step(START + 0.001), Wait)
-    step = session.step(START + 0.021)
+    step = session.step(START + 0.101)
     assert kind(step) == "ack"
     session.stored(Cursor(9, 9), 0)
-    step = session.step(START + 0.022)
+    step = session.step(START + 0.102)
     assert isinstance(step, Write)
     assert step.frame.ack.up_to_timeline_seq == 9, "6 of 16 are too many to wait"
+
+
+def test_acks_of_large_entries_do_not_wait_until_the_window_is_full_of_bytes() -> None:
+    session = live()
+    session.limits.window_bytes = 4_000
+    session.receive(entries(1, 1), START)
+    session.stored(Cursor(1, 1), 0)
+    assert kind(session.step(START)) == "ack"
+    for seq, size, due in ((2, 10, None), (3, 1_100, "ack"), (4, 10, None)):
+        large = Entry(timeline_seq=seq, event=Event(message_id=seq, sender_user_id="x" * size))
+        session.receive(pb.ServerFrame(entries=[large]), START + 0.01 * seq)
+        session.stored(Cursor(seq, seq), 0)
+        assert kind(session.step(START + 0.01 * seq)) == due
+
+
+@pytest.mark.parametrize(
+    ("per_second", "most"), [(5, 1.0), (50, 0.25), (200, 0.26), (1_000, 0.26)]
+)
+def test_acks_per_entry_fall_with_the_load(per_second: int, most: float) -> None:
+    session = live()
+    acks = 0
+    for seq in range(1, 401):
+        now = START + seq / per_second
+        session.receive(entries(seq, seq), now)
+        session.stored(Cursor(seq, seq), 0)
+        acks += kind(session.step(now)) == "ack"
+    assert acks / 400 <= most
+    assert session.progress.ackable == 400
 
 
 def test_acks_of_a_void_epoch_do_nothing() -> None:

@@ -46,9 +46,16 @@ class Receiver:
                 assert line, f"the receiver {self.user} {self.device} ended"
                 self.stored = json.loads(line)["stored"]
 
-    async def kill(self) -> None:
-        """kill -9."""
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP, SIGCONT."""
         assert self._process is not None
+        self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """kill -9, unless it has ended."""
+        assert self._process is not None
+        if self._process.returncode is not None:
+            return
         self._process.send_signal(signal.SIGKILL)
         await self._process.communicate()
 

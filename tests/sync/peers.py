@@ -134,6 +134,12 @@ class Presence(Peer, presence_pb2_grpc.PresenceServiceServicer):
     def SetState(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
+    def Forget(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    def GetFacts(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
 
 class Node(Peer, node_pb2_grpc.ChatNodeServiceServicer):
     """A chat node."""

@@ -8,10 +8,11 @@ PY := $(VENV)/bin/python
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-FAULTS := tests/faults tests/chat_node/test_mesh_faults.py tests/e2e/test_conversation.py
+FAULTS := tests/faults tests/chat_node/test_mesh_faults.py tests/e2e/test_conversation.py \
+	tests/sync/test_drills.py
 FAULTS_SEEDS ?= $(shell seq -s, 1 60)
 
-.PHONY: help setup demo faults faults-long test check fix gen bench lock release-image
+.PHONY: help setup demo faults faults-long backlog test check fix gen bench lock release-image
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -30,8 +31,11 @@ faults: setup  ## what may break, broken: the short, seeded runs that are part o
 
 faults-long: setup  ## an hour of random runs (FAULTS_SEEDS=1,2,…); what fails is cut down and shown
 	@CHATMESH_FAULTS_SEEDS=$(FAULTS_SEEDS) CHATMESH_FAULTS_STEPS=1000 CHATMESH_FAULTS_SHRINK=1 \
-		CHATMESH_FAULTS_ROUNDS=10000 \
+		CHATMESH_FAULTS_ROUNDS=10000 CHATMESH_DRILL_SECONDS=30 \
 		$(PY) -m pytest -s --timeout 3600 $(FAULTS) tests/chat_store/test_races.py $(PYTEST_ARGS)
+
+backlog: setup  ## 100,000 hints while sync_svc is down, then drained: rate, order, memory as JSON
+	@$(VENV)/bin/chatmesh bench sync --backlog 100000 --json
 
 bench: setup  ## load from separate client processes on an embedded mesh
 	@$(VENV)/bin/chatmesh bench messages

@@ -1,7 +1,7 @@
 """A whole mesh under load: Redis stopped, killed, emptied, failed over, a node killed with it, a
 client stopped, a backlog. Every message and every device is accounted for.
 
-`CHATMESH_DRILL_SECONDS` makes each outage and the load around it longer (`make drills`).
+`CHATMESH_DRILL_SECONDS` makes each outage and the load around it longer (`make faults-long`: 30).
 """
 
 from __future__ import annotations

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import psycopg
+
 from chat_svc.store.bundle import ROLE
 from chat_svc.store.commit import CommitStatus, CommitStore
+from chatmesh.cli.bench.commit import lines
+from chatmesh.cli.bench.commit_run import CommitPlan, measure
 from chatmesh.runtime.postgres import Lane
+from tests.chat_store.conftest import Server
 from tests.chat_store.world import World
 
 
@@ -67,3 +74,24 @@ async def test_a_group_of_the_greatest_size(world: World) -> None:
     (alone,) = await world.commit(world.row(others[7], group))
     assert len(alone.recipients) == 1_000
     await world.assert_contiguous()
+
+
+async def test_batches_are_cheaper_and_full_tables_not_dearer(server: Server) -> None:
+    """What `chatmesh bench commit --json` says: directions, in counts that no machine changes."""
+    outcome = await measure(
+        server.owner_url, CommitPlan(batches=(1, 32), messages=640, growth=6_400, pairs=32)
+    )
+    said = json.loads(json.dumps(outcome.to_json()))
+    # not bytes: a checkpoint meanwhile adds images of whole pages to whichever came after it
+    assert 0 < said["wal_records_by_batch"]["32"] < said["wal_records_by_batch"]["1"], said
+    for name in ("cost_us_by_batch", "pages_by_batch", "wal_bytes_by_batch"):
+        assert set(said[name]) == {"1", "32"}
+        assert min(said[name].values()) > 0
+    assert said["grown_messages"] == 6_400
+    assert 0 < said["growth_ratio"] < 1.5, said
+    assert said["hot_update_ratio"] >= 0.95, said
+    assert 0 <= said["lock_wait_share"] <= 1
+    assert len(lines(outcome)) == 6
+    with psycopg.connect(server.owner_url) as connection:
+        cursor = connection.execute("SELECT datname FROM pg_database WHERE datname LIKE '%bench%'")
+        assert cursor.fetchall() == [], "the database of the measurement is gone"

@@ -67,7 +67,7 @@ async def app(lifecycle: Lifecycle, settings: ChatSettings) -> None:
             ground.store.push_state,
             sides.standing,
         )
-        verifier.on_refused = sides.audit.refused
+        verifier.on_refused = path.resolver.on_refused = sides.audit.refused
         drain = _drain(ground, path, sides, node, servicer)
         public, mesh = _listeners(ground, path, sides, node, servicer, verifier)
         add_unary_services(public, ground, path, sides, node)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from chat_svc.core.audit import AuditAction, Note
-from chat_svc.core.standing import refusal
 from chat_svc.node.resolver import Resolver
 from chat_svc.store.accounts import AccountRow
 from chatmesh import errors
@@ -49,19 +48,6 @@ def _is_first_look(context: Any) -> bool:
     return True
 
 
-async def admitted(resolver: Resolver, identity: Identity) -> AccountRow:
-    """The account of the token's own user, made at first sight; mostly without a read.
-
-    Raises:
-        Fault: USER_DISABLED, TOKEN_REVOKED.
-    """
-    row = await resolver.own_account(identity.tenant, identity.user_id, identity.issued_at_ms)
-    fault = refusal(row.disabled, row.not_before_ms, identity.issued_at_ms)
-    if fault is not None:
-        raise fault
-    return row
-
-
 async def caller(resolver: Resolver, context: Any, record: Record) -> Caller:
     """The call's account, made at first sight. Acting for somebody is recorded before it happens:
     one record per call, however many messages it carries.
@@ -71,7 +57,7 @@ async def caller(resolver: Resolver, context: Any, record: Record) -> Caller:
             NOT_REACHABLE (no such user to act for, or switched off).
     """
     identity = current_identity()
-    own = await admitted(resolver, identity)
+    own = await resolver.admit(identity)
     wanted = [value for key, value in context.invocation_metadata() or () if key == ON_BEHALF_OF]
     if not wanted:
         return Caller(identity.tenant, identity.user_id, own, "")
@@ -94,7 +80,7 @@ async def admin(resolver: Resolver, context: Any) -> tuple[Identity, AccountRow]
         Fault: USER_DISABLED, TOKEN_REVOKED, SCOPE_REQUIRED.
     """
     identity = current_identity()
-    own = await admitted(resolver, identity)
+    own = await resolver.admit(identity)
     if ADMIN_SCOPE not in identity.scopes:
         raise errors.SCOPE_REQUIRED(scope=ADMIN_SCOPE)
     if any(key == ON_BEHALF_OF for key, _ in context.invocation_metadata() or ()):

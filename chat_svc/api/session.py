@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from chat_svc.api.callers import Caller, Record, admitted, caller
+from chat_svc.api.callers import Caller, Record, caller
 from chat_svc.api.snapshot import Snapshots
 from chat_svc.core.client_frames import batch_too_large, check_send
 from chat_svc.core.extras import MAX_BIGINT
@@ -91,7 +91,7 @@ class ChatServicer(session_pb2_grpc.ChatServiceServicer):
     async def Submit(self, request: pb.SubmitRequest, context: Any) -> pb.SubmitResponse:
         """One frame for a session that Receive opened."""
         identity = current_identity()
-        await admitted(self._resolver, identity)
+        await self._resolver.admit(identity)
         session = self._node.parts.sessions.by_token(request.session_token)
         if session is None or session.is_over:
             raise errors.NO_SESSION()

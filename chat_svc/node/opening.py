@@ -19,7 +19,6 @@ from chat_svc.core.effects import Open
 from chat_svc.core.extras import MAX_BIGINT
 from chat_svc.core.limits import Limits
 from chat_svc.core.session import State
-from chat_svc.core.standing import refusal
 from chat_svc.node.counters import NodeCounters
 from chat_svc.node.farewell import Ended, Farewell
 from chat_svc.node.hints import NodeAddress
@@ -133,15 +132,7 @@ class Opening:
         Raises:
             Fault: USER_DISABLED, TOKEN_REVOKED.
         """
-        row = await self._patiently(
-            lambda: self._parts.resolver.own_account(
-                identity.tenant, identity.user_id, identity.issued_at_ms
-            )
-        )
-        fault = refusal(row.disabled, row.not_before_ms, identity.issued_at_ms)
-        if fault is not None:
-            raise fault
-        return row
+        return await self._patiently(lambda: self._parts.resolver.admit(identity))
 
     async def _wait_for_lease(self) -> None:
         """A node that may have been taken for dead binds no device to its name: nobody would hand

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from chat_svc.core.batch import PendingSend
+from chat_svc.core.standing import refusal
 from chat_svc.store.accounts import AccountRow, AccountStore
 from chat_svc.store.conversations import DIRECT, GROUP, SELF, ConversationStore, Pair
 from chatmesh import errors
 from chatmesh.errors import Refusal
-from chatmesh.runtime.identity import is_clean_text
+from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.identity import Identity, is_clean_text
 
 CACHED_ACCOUNTS: Final = 200_000
 CACHED_CONVERSATIONS: Final = 200_000
@@ -85,6 +87,8 @@ class Resolver:
         self._generation = 0
         self.on_new_contacts: Callable[[Sequence[int]], None] | None = None
         """Told of accounts whose contacts may have grown by a new direct conversation."""
+        self.on_refused: Callable[[str, str], None] = lambda _tenant, _reason: None
+        """Told (tenant, reason) of each valid token whose user may not come in."""
 
     def forget(self) -> None:
         """The database may be another one: what was read of it is read again."""
@@ -113,6 +117,22 @@ class Resolver:
                     raise errors.TOKEN_REVOKED()  # and no account is made for it
                 await self._load_accounts(tenant, {user}, make=True)
             row = self._by_user[tenant, user]
+        return row
+
+    async def admit(self, identity: Identity) -> AccountRow:
+        """The account of a verified token's user, if it may come in; mostly without a read.
+
+        Raises:
+            Fault: USER_DISABLED, TOKEN_REVOKED.
+        """
+        try:
+            row = await self.own_account(identity.tenant, identity.user_id, identity.issued_at_ms)
+            fault = refusal(row.disabled, row.not_before_ms, identity.issued_at_ms)
+            if fault is not None:
+                raise fault
+        except Fault as refused:
+            self.on_refused(identity.tenant, refused.reason)
+            raise
         return row
 
     def restate(self, tenant: str, user: str, row: AccountRow) -> None:

@@ -149,7 +149,10 @@ class TokenVerifier:
         expires = _time_claim(claims, "exp")
         if expires <= now_seconds:
             raise _refused(faults.TOKEN_EXPIRED, "the token has expired")
-        begins = max(_time_claim(claims, "nbf"), _time_claim(claims, "iat", default=0))
+        # one of them must say from when on: which one is the issuer's habit
+        not_before = _time_claim(claims, "nbf", default=None if settings.nbf_required else 0)
+        issued = _time_claim(claims, "iat", default=0 if settings.nbf_required else None)
+        begins = max(not_before, issued)
         if begins > now_seconds + NOT_BEFORE_LEEWAY_SECONDS:
             raise _refused(faults.TOKEN_NOT_YET_VALID, "the token is not valid yet")
         _text_claim(claims, "sub", MAX_USER_ID_CHARACTERS)
@@ -157,14 +160,15 @@ class TokenVerifier:
         if settings.tenant_claim is not None and settings.tenant_claim in claims:
             tenant = _text_claim(claims, settings.tenant_claim, MAX_TENANT_CHARACTERS)
         token_id = claims.get("jti", "")
+        user = _text_claim(claims, settings.user_claim, MAX_USER_ID_CHARACTERS)
         return Identity(
             tenant=tenant,
-            user_id=_text_claim(claims, settings.user_claim, MAX_USER_ID_CHARACTERS),
-            scopes=_scopes(claims),
+            user_id=user,
+            scopes=_scopes(claims) | frozenset(settings.granted_scopes.get(user, ())),
             expires_at_ms=int(expires * 1000),
             issuer=settings.issuer,
             token_id=token_id if isinstance(token_id, str) else "",
-            issued_at_ms=int(_time_claim(claims, "iat", default=0) * 1000),
+            issued_at_ms=int(issued * 1000),
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -117,8 +118,12 @@ class KeyRing:
         url = self._settings.jwks_url
         if url is None:
             raise ValueError("an issuer without a key source")
-        request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - https only, checked in the settings
-        with _opener.open(request, timeout=FETCH_TIMEOUT_SECONDS) as response:
+        headers = {"Accept": "application/json"}
+        if self._settings.jwks_bearer_file is not None:
+            shown = self._settings.jwks_bearer_file.read_text().strip()
+            headers["Authorization"] = f"Bearer {shown}"
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - https only, checked in the settings
+        with _opener_for(self._settings).open(request, timeout=FETCH_TIMEOUT_SECONDS) as response:
             raw: bytes = response.read(MAX_KEY_SET_BYTES + 1)
         return raw
 
@@ -139,7 +144,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return
 
 
-_opener = urllib.request.build_opener(_NoRedirect)
+def _opener_for(settings: IssuerSettings) -> urllib.request.OpenerDirector:
+    """Made for each fetch, at most one in 30 s: the authority's file may change."""
+    if settings.jwks_ca is None:
+        return urllib.request.build_opener(_NoRedirect)
+    trusted = ssl.create_default_context(cafile=str(settings.jwks_ca))
+    return urllib.request.build_opener(_NoRedirect, urllib.request.HTTPSHandler(context=trusted))
 
 
 def _parse_key_set(raw: bytes) -> dict[str, _Known]:

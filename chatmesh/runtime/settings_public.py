@@ -47,6 +47,14 @@ class IssuerSettings(BaseModel):
     jwks_url: str | None = None
     """https URL of the issuer's public keys (JWK set)."""
 
+    jwks_ca: Path | None = None
+    """PEM file of the authority that `jwks_url` is checked against; none: the system's. For issuers
+    inside a cluster."""
+
+    jwks_bearer_file: Path | None = None
+    """File with a bearer token that is shown at `jwks_url`; read anew at each fetch. For issuers
+    that tell their keys to authenticated callers only."""
+
     secret: SecretStr | None = None
     """Shared HS256 secret of at least 32 bytes; only with CHATMESH_EMBEDDED=true."""
 
@@ -59,10 +67,17 @@ class IssuerSettings(BaseModel):
     tenant: str = DEFAULT_TENANT
     """Tenant of all tokens of this issuer when `tenant_claim` is not set or absent."""
 
+    nbf_required: bool = True
+    """false accepts tokens without the claim `nbf`, which many OIDC providers leave out; then `iat`
+    must be there."""
+
+    granted_scopes: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Scopes by user id, beside those in the token: for issuers that cannot write scopes."""
+
     algorithms: tuple[str, ...] = ("ES256",)
     """Signature algorithms accepted, fixed here and never taken from a token."""
 
-    @field_validator("jwks_file")
+    @field_validator("jwks_file", "jwks_ca", "jwks_bearer_file")
     @classmethod
     def _file(cls, path: Path | None) -> Path | None:
         return check_readable(path)
@@ -85,6 +100,8 @@ class IssuerSettings(BaseModel):
         sources = [self.jwks_file, self.jwks_url, self.secret]
         if sum(source is not None for source in sources) != 1:
             raise ValueError("set exactly one of jwks_file, jwks_url, secret")
+        if self.jwks_url is None and (self.jwks_ca or self.jwks_bearer_file):
+            raise ValueError("jwks_ca and jwks_bearer_file are for a jwks_url")
         if self.secret is not None:
             if len(self.secret.get_secret_value().encode()) < MIN_SECRET_BYTES:
                 raise ValueError(f"secret must have at least {MIN_SECRET_BYTES} bytes")

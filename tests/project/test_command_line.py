@@ -36,18 +36,23 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_a_token_is_the_only_thing_on_stdout_and_its_key_stays_private(tmp_path: Path) -> None:
-    done = chatmesh("token", "alice", "--data", tmp_path / "data")
+    folder = DataFolder(tmp_path / "data")
+    folder.make()
+    secret = keys.development_secret(folder)
+    done = chatmesh("token", "alice", "--data", folder.path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+\n", done.stdout)
     assert done.stderr == ""
-    secret = keys.development_secret(DataFolder(tmp_path / "data"))
     assert secret.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_data_folder_may_come_from_the_environment(tmp_path: Path) -> None:
-    done = chatmesh("token", "alice", CHATMESH_DATA=str(tmp_path / "named"))
+    folder = DataFolder(tmp_path / "named")
+    folder.make()
+    keys.development_secret(folder)
+    done = chatmesh("token", "alice", CHATMESH_DATA=str(folder.path))
     assert done.returncode == 0
-    assert (tmp_path / "named" / "secrets").is_dir()
+    assert done.stdout
 
 
 def test_an_expected_failure_is_one_line_and_code_1(tmp_path: Path) -> None:
@@ -64,7 +69,7 @@ def test_wrong_usage_is_code_2() -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_told() -> None:
-    done = chatmesh("token", "alice", "--data", "/proc/nowhere")
+    done = chatmesh("up", "--data", "/proc/nowhere", "--ports", "auto")
     assert done.returncode == 1
     assert "cannot use the data folder /proc/nowhere" in done.stderr
 

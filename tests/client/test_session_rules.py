@@ -109,9 +109,7 @@ def test_acks_of_large_entries_do_not_wait_until_the_window_is_full_of_bytes() -
         assert kind(session.step(START + 0.01 * seq)) == due
 
 
-@pytest.mark.parametrize(
-    ("per_second", "most"), [(5, 1.0), (50, 0.25), (200, 0.26), (1_000, 0.26)]
-)
+@pytest.mark.parametrize(("per_second", "most"), [(5, 1.0), (50, 0.25), (200, 0.26), (1_000, 0.26)])
 def test_acks_per_entry_fall_with_the_load(per_second: int, most: float) -> None:
     session = live()
     acks = 0

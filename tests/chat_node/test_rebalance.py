@@ -8,6 +8,8 @@ from chat_svc.node.hints import NodeAddress
 from chat_svc.node.live_session import LiveSession
 from chat_svc.node.rebalance import LOOK_SECONDS, MIN_SURPLUS, SPREAD_LOOKS, Rebalance
 from chat_svc.node.sessions import Sessions
+from chatmesh.runtime.listener import PUBLIC_LIMITS
+from chatmesh.v1 import session_pb2 as pb
 from chatmesh.v1.session_pb2 import GoingAway
 from tests.chat_node import parts
 from tests.chat_node.parts import StepClock
@@ -121,3 +123,21 @@ async def test_a_store_that_is_away_moves_nobody() -> None:
     bench.rows.fails = 2
     assert await bench.look(2) == []
     assert await bench.look(1) != []
+
+
+async def test_by_age_alone_every_session_moves_before_its_connection_is_cut() -> None:
+    clock = StepClock()
+    sessions = [parts.live_session(number, clock=clock) for number in range(1, 101)]
+    asked: dict[int, float] = {}
+    for minute in range(1, 46):
+        clock.now = 1_000 + 60 * minute
+        for session in sessions:
+            session.on_frame(pb.ClientFrame(ping=pb.Ping(nonce=1)))
+            session.tick(clock.now, clock.wall_ms())
+            if (advice := advice_of(session)) is not None:
+                assert advice.reason == GoingAway.REASON_CONNECTION_AGE
+                asked.setdefault(session.account, minute)
+    assert len(asked) == 100
+    assert len(set(asked.values())) > 2, "not all in the same minute"
+    least_age_minutes = 0.9 * PUBLIC_LIMITS.max_connection_age_ms / 60_000
+    assert max(asked.values()) < least_age_minutes

@@ -294,12 +294,12 @@ class Watch(_message.Message):
     OPEN_CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     REMOVE_FIELD_NUMBER: _builtins.int
     open_conversation_id: _builtins.int
-    """The conversation on screen: its members are watched; 0 = none. Replaces the one before."""
+    """The conversation on screen: those of its members who are contacts are watched; 0 = none. Replaces the one before."""
     remove: _builtins.bool
     """True: user_ids are no longer watched."""
     @_builtins.property
     def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Users to watch; they must share a conversation with the caller, others are ignored."""
+        """Users to watch, at most 500 in all; each who is a contact is told anew at once, others are ignored."""
 
     def __init__(
         self,

@@ -203,10 +203,9 @@ class ChatNode(Caller):
     async def _attach(self, **fields: Any) -> pb.AttachResponse:
         if self._attaches is None:
             self._attaches = self.stub.Attach(metadata=self.metadata)
-        await self._attaches.write(
-            pb.AttachRequest(request_id=next(self._ids), node_id=self.node_id, **fields)
-        )
+        request = pb.AttachRequest(request_id=next(self._ids), node_id=self.node_id, **fields)
         try:
+            await self._attaches.write(request)  # a refusal may overtake it
             answer: pb.AttachResponse = await self._attaches.read()
         except grpc.aio.AioRpcError as error:
             self._attaches = None

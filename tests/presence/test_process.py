@@ -1,137 +1,17 @@
-"""Real processes: start without Redis, death of a node, an emptied store, several replicas."""
+"""Real processes: routes and leases, fences over replicas, bad input, settings, stops."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
 
 import grpc
 import pytest
 
-from chatmesh.digest import mix_version
 from chatmesh.mesh.v1 import presence_pb2 as pb
-from chatmesh.runtime import redis
-from chatmesh.v1 import types_pb2
-from tests.presence.mesh import Caller, ChatNode, Presence, Refused, Watch
+from tests.presence.mesh import Caller, ChatNode, Refused
+from tests.presence.replicas import ALICE, BOB, CAROL, OFFLINE, A, B, Start, settled
 from tests.runtime import stores
-
-ONLINE, AWAY, OFFLINE, UNSPECIFIED = (
-    types_pb2.PRESENCE_STATE_ONLINE,
-    types_pb2.PRESENCE_STATE_AWAY,
-    types_pb2.PRESENCE_STATE_OFFLINE,
-    types_pb2.PRESENCE_STATE_UNSPECIFIED,
-)
-LEASE_SECONDS = "8.5"
-"""The shortest that is allowed: these tests wait for leases to end."""
-ALICE, BOB, CAROL = 101, 202, 303
-A, B = 11, 22
-
-Start = Callable[..., Presence]
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Start]:
-    """Starts replicas that end with the test."""
-    started: list[Presence] = []
-
-    def one(redis_url: str, **settings: str) -> Presence:
-        presence = Presence(
-            redis_url,
-            **{
-                "presence_lease_seconds": LEASE_SECONDS,
-                "presence_debounce_seconds": "1",
-                "presence_digest_seconds": "0.5",
-                **settings,
-            },
-        )
-        started.append(presence)
-        return presence
-
-    yield one
-    for presence in started:
-        await presence.end()
-
-
-@pytest.fixture
-async def store(valkey: stores.Store) -> stores.Store:
-    """An empty Valkey."""
-    await flush(valkey)
-    return valkey
-
-
-async def flush(store: stores.Store) -> None:
-    """Lose everything."""
-    client = redis.client(store.url)
-    await client.flushall()
-    await client.aclose()
-
-
-async def warm(store: stores.Store) -> None:
-    """Skip the warm-up of an empty start, which a test has no interest in."""
-    client = redis.client(store.url)
-    await client.delete("cm:p:{nodes}:warming")
-    await client.aclose()
-
-
-async def settled(presence: Presence, store: stores.Store) -> None:
-    """Ready, and certain of its answers."""
-    await presence.wait_ready()
-    await warm(store)
-
-
-async def test_starts_without_redis_names_it_and_recovers(start: Start) -> None:
-    with stores.valkey() as own:
-        own.stop()
-        presence = start(own.url)
-        await presence.wait_ready(False)
-        caller = Caller(presence, "sync_svc")
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await caller.lookup(ALICE)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "redis" in (refused.value.details() or "")
-        await asyncio.to_thread(own.start)
-        await presence.wait_ready()
-        assert (await caller.lookup(ALICE)).unknown
-        await asyncio.to_thread(own.stop)
-        await presence.wait_ready(False)
-        await asyncio.to_thread(own.start)
-        await presence.wait_ready()
-        await caller.lookup(ALICE)
-        assert presence.process.poll() is None
-
-
-async def test_login_is_told_and_a_killed_node_takes_its_users_offline(
-    start: Start, store: stores.Store
-) -> None:
-    """Two replicas: the node talks to one, the watching node and sync to the other."""
-    first, second = start(store.url), start(store.url)
-    await settled(first, store)
-    await settled(second, store)
-    node, friend = ChatNode(first, A), ChatNode(second, B)
-    sync = Caller(second, "sync_svc")
-    watch = friend.watch()
-    await watch.add(ALICE)
-    async with friend.alive():
-        assert (await watch.wait_for(ALICE, OFFLINE)).generation != 0
-        await node.beat()
-        async with node.alive():
-            await node.attach((ALICE, "phone", 1))
-            fact = await watch.wait_for(ALICE, ONLINE)
-            assert list(fact.online_kinds) == [types_pb2.DEVICE_KIND_PHONE]
-            assert await sync.routes(ALICE) == [(A, "phone", 1)]
-            answer = await sync.lookup(ALICE, BOB)
-            assert [one.account_id for one in answer.accounts] == [ALICE, BOB]
-            assert [ref.target for ref in answer.nodes] == [node.ref.target]
-            assert not answer.unknown
-        died = time.monotonic()
-        offline = await watch.wait_for(ALICE, OFFLINE)
-        took = time.monotonic() - died
-        answer = await sync.lookup(ALICE)
-        assert (list(answer.accounts[0].routes), answer.unknown) == ([], False)
-        assert offline.last_seen_ms > 0
-        print(f"offline told {took:.2f} s after the node's death")
 
 
 async def test_attach_needs_a_lease(start: Start, store: stores.Store) -> None:
@@ -192,166 +72,6 @@ async def test_a_leaving_node_is_gone_at_once(start: Start, store: stores.Store)
     assert await sync.routes(ALICE) == []
 
 
-async def test_an_emptied_store_is_unknown_and_rebuilt(start: Start, store: stores.Store) -> None:
-    presence = start(store.url)
-    await settled(presence, store)
-    node, sync = ChatNode(presence, A), Caller(presence, "sync_svc")
-    watch = node.watch()
-    await node.beat()
-    async with node.alive():
-        await node.attach((ALICE, "phone", 1))
-        await watch.add(ALICE, BOB)
-        generation = (await watch.wait_for(ALICE, ONLINE)).generation
-        await watch.wait_for(BOB, OFFLINE)
-        await flush(store)
-        answer = await sync.lookup(BOB)
-        assert answer.unknown, "nobody may be pushed because of this"
-        await sync.wait_for(ALICE, online=True)
-        assert (await sync.lookup(BOB)).unknown, "the warm-up goes on for one lease"
-        answer = await sync.wait_for(BOB, online=False)
-        assert not answer.unknown
-        await node.attach((ALICE, "phone", 1), active=False)
-        fact = await watch.wait_for(ALICE, AWAY)
-        assert fact.generation != generation
-        assert watch.states[ALICE] == [ONLINE, AWAY], "no flap was shown"
-        assert watch.states[BOB] == [OFFLINE]
-
-
-async def test_a_stopped_store_takes_nobody_offline(start: Start) -> None:
-    """Redis stands still longer than the leases live, then goes on: unknown, never offline."""
-    with stores.valkey() as own:
-        presence = start(own.url)
-        await settled(presence, own)
-        node, sync = ChatNode(presence, A), Caller(presence, "sync_svc")
-        watch = node.watch()
-        await node.beat()
-        await node.attach((ALICE, "phone", 1))
-        await watch.add(ALICE)
-        await watch.wait_for(ALICE, ONLINE)
-        own.signal(signal.SIGSTOP)
-        try:
-            await presence.wait_ready(False)
-            await asyncio.sleep(float(LEASE_SECONDS) + 0.5)
-        finally:
-            own.signal(signal.SIGCONT)
-        await presence.wait_ready()
-        answer = await sync.lookup(ALICE)
-        assert (list(answer.accounts[0].routes), answer.unknown) == ([], True)
-        back = ChatNode(presence, A)
-        back.sessions = node.sessions
-        assert (await back.beat()).reattach
-        await back.attach_all()
-        assert await sync.routes(ALICE) == [(A, "phone", 1)]
-        watch.cancel()
-        again = back.watch()
-        await again.add(ALICE)
-        await again.wait_for(ALICE, ONLINE)
-        assert watch.states[ALICE] == [ONLINE]
-
-
-async def test_a_reconnect_shows_nothing_and_a_real_end_is_told(
-    start: Start, store: stores.Store
-) -> None:
-    presence = start(store.url)
-    await settled(presence, store)
-    node = ChatNode(presence, A)
-    watch = node.watch()
-    await node.beat()
-    await node.attach((ALICE, "phone", 1))
-    await watch.add(ALICE)
-    await watch.wait_for(ALICE, ONLINE)
-    await node.detach((ALICE, "phone", 1))
-    await node.attach((ALICE, "phone", 2))
-    await node.attach((ALICE, "phone", 2), active=False)
-    await watch.wait_for(ALICE, AWAY)
-    await node.detach((ALICE, "phone", 2))
-    await watch.wait_for(ALICE, OFFLINE)
-    assert watch.states[ALICE] == [ONLINE, AWAY, OFFLINE]
-
-
-async def test_the_digest_is_that_of_what_was_sent(start: Start, store: stores.Store) -> None:
-    presence = start(store.url)
-    await settled(presence, store)
-    node = ChatNode(presence, A)
-    watch = node.watch()
-    await node.beat()
-    await watch.add(ALICE, BOB)
-    await watch.wait_for(BOB, OFFLINE)
-    await node.attach((ALICE, "phone", 1))
-    await watch.wait_for(ALICE, ONLINE)
-    await until_digest(watch)
-    await watch.remove(BOB)
-    del watch.facts[BOB]
-    await until_digest(watch)
-
-
-async def until_digest(watch: Watch) -> None:
-    """Read until a digest agrees with what was read; one may be under way that does not."""
-    while True:
-        if (await watch.read()).has_digest:
-            wanted = 0
-            for fact in watch.facts.values():
-                wanted ^= mix_version(fact.account_id, fact.generation, fact.version)
-            if watch.digests[-1] == wanted:
-                return
-
-
-async def test_lost_notices_are_found(start: Start, store: stores.Store) -> None:
-    """The subscription of a replica is cut again and again; it still ends with the truth."""
-    presence = start(store.url)
-    await settled(presence, store)
-    node = ChatNode(presence, A)
-    watch = node.watch()
-    await node.beat()
-    await watch.add(ALICE)
-    await watch.wait_for(ALICE, OFFLINE)
-    client = redis.client(store.url)
-    for number in range(1, 6):
-        for one in await client.client_list(_type="pubsub"):
-            await client.client_kill_filter(_id=one["id"])
-        await node.attach((ALICE, "phone", number), active=number % 2 == 1)
-        await watch.wait_for(ALICE, ONLINE if number % 2 else AWAY)
-    await client.aclose()
-
-
-async def test_wishes_and_their_checks(start: Start, store: stores.Store) -> None:
-    presence = start(store.url)
-    await settled(presence, store)
-    node = ChatNode(presence, A)
-    watch = node.watch()
-    await node.beat()
-    await node.attach((ALICE, "phone", 1))
-    await watch.add(ALICE)
-    await watch.wait_for(ALICE, ONLINE)
-    until = int(time.time() * 1000) + 1_500
-    await node.stub.SetState(
-        pb.SetStateRequest(
-            account_id=ALICE,
-            state=types_pb2.PRESENCE_STATE_DO_NOT_DISTURB,
-            status_text="at lunch",
-            status_until_ms=until,
-        ),
-        metadata=node.metadata,
-    )
-    fact = await watch.wait_for(ALICE, types_pb2.PRESENCE_STATE_DO_NOT_DISTURB)
-    assert fact.status_text == "at lunch"
-    version = fact.version
-    while watch.facts[ALICE].status_text:
-        await watch.read()
-    assert watch.facts[ALICE].version == version + 1, "the end of a text is a change like others"
-    for bad in (
-        pb.SetStateRequest(account_id=0, state=ONLINE),
-        pb.SetStateRequest(account_id=ALICE, state=AWAY),
-        pb.SetStateRequest(account_id=ALICE, state=99),  # type: ignore[arg-type]
-        pb.SetStateRequest(account_id=ALICE, status_text="x" * 141),
-        pb.SetStateRequest(account_id=ALICE, status_text="a\x1b[2Jb"),
-        pb.SetStateRequest(account_id=ALICE, status_until_ms=-1),
-    ):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await node.stub.SetState(bad, metadata=node.metadata)
-        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
 async def test_bad_input_ends_its_own_stream_only(start: Start, store: stores.Store) -> None:
     presence = start(store.url)
     await settled(presence, store)
@@ -380,6 +100,14 @@ async def test_bad_input_ends_its_own_stream_only(start: Start, store: stores.St
             pb.SetStateRequest(account_id=ALICE), metadata=sync.metadata
         )
     assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    stranger = ChatNode(presence, A)
+    stranger.metadata = Caller(presence, "cli").metadata
+    with pytest.raises(Refused) as no_node:
+        await stranger.attach((ALICE, "phone", 2))
+    assert no_node.value.code is grpc.StatusCode.PERMISSION_DENIED
+    forged = ChatNode(presence, 33)
+    with pytest.raises(Refused, match="no lease"):
+        await forged.attach((ALICE, "phone", 2))
     assert await sync.routes(ALICE) == [(A, "phone", 1)]
     await good.attach((BOB, "phone", 1))
 
@@ -430,31 +158,6 @@ async def test_stops_cleanly(start: Start, store: stores.Store) -> None:
     watch.cancel()
     assert await asyncio.to_thread(presence.process.wait, 60) == 0
     assert "Traceback" not in presence.log()
-
-
-async def test_a_replica_that_leaves_sends_its_watchers_to_another(
-    start: Start, store: stores.Store
-) -> None:
-    first, second = start(store.url), start(store.url)
-    await settled(first, store)
-    await settled(second, store)
-    node, friend = ChatNode(second, A), ChatNode(first, B)
-    await node.beat()
-    async with node.alive(), friend.alive():
-        await node.attach((ALICE, "phone", 1))
-        watch = friend.watch()
-        await watch.add(ALICE)
-        before = await watch.wait_for(ALICE, ONLINE)
-        first.process.send_signal(signal.SIGTERM)
-        assert await watch.end() is grpc.StatusCode.OK, "told to leave, not cut"
-        moved = ChatNode(second, B).watch()
-        await moved.add(ALICE)
-        after = await moved.wait_for(ALICE, ONLINE)
-        assert (after.generation, after.version) == (before.generation, before.version)
-        assert moved.states == {ALICE: [ONLINE]}, "nobody was shown offline"
-        moved.cancel()
-    assert await asyncio.to_thread(first.process.wait, 60) == 0
-    assert "Traceback" not in first.log()
 
 
 def test_bad_settings_are_told(start: Start) -> None:

@@ -188,14 +188,16 @@ class ConversationApi(ConversationServiceServicer):
     ) -> pb.ListMessagesResponse:
         """History as it reads now."""
         who = await caller_of(self._parts, context)
-        if request.thread_root_conversation_seq:
-            raise errors.UNIMPLEMENTED()
+        thread = checks.position(
+            request.thread_root_conversation_seq, "thread_root_conversation_seq"
+        )
         page = await self._store.history.list_messages(
             who.account.id,
             checks.conversation_id(request.conversation_id),
             from_seq=checks.position(request.from_conversation_seq, "from_conversation_seq"),
             forward=request.forward,
             limit=checks.page_size(request.page_size, 50, 200),
+            thread=thread,
         )
         if page is None:
             raise errors.NOT_FOUND()

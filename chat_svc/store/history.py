@@ -84,6 +84,15 @@ WHERE e.conversation = %(conversation)s AND e.conversation_seq = %(seq)s
 """
 
 
+_IN_THREAD: Final = """
+  AND e.conversation_seq IN (SELECT %(thread)s::bigint UNION ALL
+    SELECT x.conversation_seq FROM chat.event x WHERE x.conversation = %(conversation)s
+      AND position('\\x9001'::bytea IN x.body) > 0 AND chat.thread_of_1(x.body) = %(thread)s)
+ORDER BY"""
+_THREAD_FORWARD: Final = _FORWARD.replace("\nORDER BY", _IN_THREAD)
+_THREAD_BACKWARD: Final = _BACKWARD.replace("\nORDER BY", _IN_THREAD)
+
+
 class HistoryStore:
     """Reads of event by conversation."""
 
@@ -91,7 +100,14 @@ class HistoryStore:
         self._database = database
 
     async def list_messages(
-        self, account: int, conversation: int, *, from_seq: int, forward: bool, limit: int
+        self,
+        account: int,
+        conversation: int,
+        *,
+        from_seq: int,
+        forward: bool,
+        limit: int,
+        thread: int = 0,
     ) -> MessagePage | None:
         """History as it reads now, within what this account may see; None: never was a member.
 
@@ -99,6 +115,8 @@ class HistoryStore:
 
         Args:
             from_seq: exclusive; 0 = the newest end (backwards) or the beginning (forwards).
+            thread: only the message there and those that name it as their thread's root, erased
+                ones left out; 0 = all.
         """
         values = {"account": account, "conversation": conversation}
         may = await calls.row(self._database, _MAY, values)
@@ -108,11 +126,13 @@ class HistoryStore:
         # the bounds spare a walk over what lies outside every interval
         after = max(from_seq if forward else 0, first - 1)
         before = min(from_seq if not forward and from_seq else last + 1, last + 1)
-        found = await calls.rows(
-            self._database,
-            _FORWARD if forward else _BACKWARD,
-            {**values, "after": after, "before": before, "limit": limit + 1},
-        )
+        bounds = {"after": after, "before": before, "limit": limit + 1}
+        if thread:
+            query = _THREAD_FORWARD if forward else _THREAD_BACKWARD
+            bounds["thread"] = thread
+        else:
+            query = _FORWARD if forward else _BACKWARD
+        found = await calls.rows(self._database, query, values | bounds)
         messages = [EventRow(*columns) for columns in found[:limit]]
         if not forward:
             messages.reverse()

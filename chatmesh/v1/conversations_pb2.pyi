@@ -400,7 +400,7 @@ class ListMessagesRequest(_message.Message):
     page_size: _builtins.int
     """1–200; 0 = 50."""
     thread_root_conversation_seq: _builtins.int
-    """Only this thread; 0 = all."""
+    """Only this thread: its first message and those that name it as their root, without erased ones; 0 = all."""
     def __init__(
         self,
         *,
@@ -631,7 +631,7 @@ Global___UpdateMemberStateResponse: _TypeAlias = UpdateMemberStateResponse  # no
 
 @_typing.final
 class HideMessageRequest(_message.Message):
-    """Hides one message on the caller's devices only."""
+    """Hides one message on the caller's devices only: left out of history, counts and resumes; devices that have it are told by an AccountContent of subject `hidden`. For ever."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

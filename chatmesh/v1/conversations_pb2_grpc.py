@@ -160,7 +160,7 @@ class ConversationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HideMessage(self, request, context):
-        """Delete for me. Errors: NOT_FOUND.
+        """Delete for me; idempotent by nature. Errors: NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

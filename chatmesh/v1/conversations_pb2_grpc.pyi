@@ -57,7 +57,7 @@ class ConversationServiceStub:
     UpdateMemberState: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.UpdateMemberStateRequest, _conversations_pb2.UpdateMemberStateResponse]
     """Read mark, mute, pin, archive, draft. Errors: NOT_FOUND."""
     HideMessage: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.HideMessageRequest, _conversations_pb2.HideMessageResponse]
-    """Delete for me. Errors: NOT_FOUND."""
+    """Delete for me; idempotent by nature. Errors: NOT_FOUND."""
     GetAccountState: _grpc.UnaryUnaryMultiCallable[_conversations_pb2.GetAccountStateRequest, _conversations_pb2.GetAccountStateResponse]
     """Own state since a version."""
 
@@ -85,7 +85,7 @@ class ConversationServiceAsyncStub(ConversationServiceStub):
     UpdateMemberState: _aio.UnaryUnaryMultiCallable[_conversations_pb2.UpdateMemberStateRequest, _conversations_pb2.UpdateMemberStateResponse]  # type: ignore[assignment]
     """Read mark, mute, pin, archive, draft. Errors: NOT_FOUND."""
     HideMessage: _aio.UnaryUnaryMultiCallable[_conversations_pb2.HideMessageRequest, _conversations_pb2.HideMessageResponse]  # type: ignore[assignment]
-    """Delete for me. Errors: NOT_FOUND."""
+    """Delete for me; idempotent by nature. Errors: NOT_FOUND."""
     GetAccountState: _aio.UnaryUnaryMultiCallable[_conversations_pb2.GetAccountStateRequest, _conversations_pb2.GetAccountStateResponse]  # type: ignore[assignment]
     """Own state since a version."""
 
@@ -170,7 +170,7 @@ class ConversationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _conversations_pb2.HideMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_conversations_pb2.HideMessageResponse, _abc.Awaitable[_conversations_pb2.HideMessageResponse]]:
-        """Delete for me. Errors: NOT_FOUND."""
+        """Delete for me; idempotent by nature. Errors: NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetAccountState(

@@ -135,6 +135,38 @@ async def test_killed_at_each_step_the_resend_settles_it(
     assert peers.push.of(103)
 
 
+async def test_a_replica_killed_under_load_pauses_nobody_else(
+    processes: Processes, sources: Sources, peers: Peers, valkey: stores.Store
+) -> None:
+    """What the dead one had read is sent again; what comes through the other needs no help."""
+    sender, receiver = await peers.node(), await peers.node()
+    peers.presence.online(BOB, receiver)
+    doomed, other = (processes.start(valkey.url, peers) for _ in range(2))
+    for one in (doomed, other):
+        await one.wait_ready()
+    first, second = sources.to(doomed, sender), sources.to(other, sender)
+    for number in range(1, 101):
+        source = first if number % 2 else second
+        await source.enqueue(source.batch(number, [hint(BOB, number)]))
+    await peers.presence.until(lambda: bool(peers.presence.asked))
+    doomed.process.kill()
+    await doomed.wait_end()
+    late = range(101, 151)
+    for number in late:
+        await second.enqueue(second.batch(number, [hint(BOB, number)]))
+    await second.until_done(late[-1])  # one stream, one reader, one receiver: those before, too
+    lost = set(range(1, 151)) - set(sender.done)
+    # Valkey may not have seen yet that the dead one's blocking read has nobody behind it
+    assert len(lost & set(late)) <= 1, "the others need no help"
+    for number in sorted(lost):
+        again = second.batch(number, [hint(BOB, number)])
+        again.attempt = 1
+        await second.enqueue(again)
+    await second.until_done(*range(1, 151))
+    assert {seq for _, seq in receiver.places()} == set(range(1, 151))
+    assert not peers.push.targets, "nobody online is pushed because of it"
+
+
 async def test_a_clean_stop_ends_with_zero(
     processes: Processes, sources: Sources, peers: Peers, valkey: stores.Store
 ) -> None:

@@ -11,6 +11,9 @@ OF_THE_NODE_ALONE = {
     "commit_rows": "how much work one commit is",
     "outbox_rows": "clients meet OUTBOX_FULL, whatever the number",
     "sessions_per_node": "clients go to another node",
+    "away_seconds": "clients are told the state",
+    "watched_contacts": "nothing that a client can change",
+    "presence_per_second": "a pace, not a bound",
 }
 """No client can act on these."""
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from chatmesh.embedded.supervisor import Mesh
 
 
+_OTHERS = ("presence_svc", "sequencer_svc", "sync_svc", "push_svc")
+
+
 class PortsMode(enum.StrEnum):
     """Which ports a mesh listens on."""
 
@@ -37,6 +40,10 @@ def up(
     chat_nodes: Annotated[
         int, typer.Option(min=1, max=100, help="Chat nodes, each with a public port.")
     ] = 2,
+    replicas: Annotated[
+        int,
+        typer.Option(min=1, max=9, help="Processes of each other server; 2 suit `chatmesh drill`."),
+    ] = 1,
     ports: Annotated[
         PortsMode,
         typer.Option(help="auto: free ports, so that several meshes run beside each other."),
@@ -62,6 +69,7 @@ def up(
     options = MeshOptions(
         data=data or default_folder(),
         chat_nodes=chat_nodes,
+        replicas=dict.fromkeys(_OTHERS, replicas),
         ports=ports.value,
         trace_sample_ratio=trace_ratio,
     )

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,8 +74,10 @@ def test_a_whole_mesh_serves_and_kill_9_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_in_order(tmp_path: Path, number: int) -> None:
-    with up(tmp_path / "data", "--ports", "auto", "--json", "--chat-nodes", "1") as process:
-        ready(process)
+    shape = ("--chat-nodes", "1", "--replicas", "2")
+    with up(tmp_path / "data", "--ports", "auto", "--json", *shape) as process:
+        started = Counter(each["service"] for each in ready(process)["processes"])
+        assert [started[service] for service in ("chat_svc", "sync_svc", "push_svc")] == [1, 2, 2]
         children = everything_of(process)
         process.send_signal(number)
         out, err = process.communicate()

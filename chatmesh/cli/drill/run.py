@@ -96,7 +96,10 @@ async def run(
     """Drill these servers of a running mesh, in this order. Raises NotReplaced, RunFailed."""
     for service in {server.service for server in servers}:
         if len(mesh.addresses_of(service)) == 1:
-            report(f"{service} has one replica: its gap includes the start of its successor")
+            report(
+                f"{service} has one replica, so its gap includes the start of its successor: "
+                "start the mesh by `chatmesh up --replicas 2`"
+            )
     clients = await LoadProcess.start(_order(plan, mesh), CLIENTS_MODULE)
     try:
         report("connecting clients")

@@ -70,6 +70,7 @@ from chatmesh.client._tokens import TokenProvider
 from chatmesh.client._topic import Subscription
 from chatmesh.client._transport import Tls
 from chatmesh.client._unary_client import UnaryClient
+from chatmesh.client._users import AuditAction, AuditRecord, User
 from chatmesh.client._values import (
     Conversation,
     ConversationKind,
@@ -122,6 +123,8 @@ __all__ = [
     "AccountChanged",
     "Attachment",
     "Audience",
+    "AuditAction",
+    "AuditRecord",
     "AuthenticationFailed",
     "CaughtUp",
     "ChatmeshError",
@@ -210,4 +213,5 @@ __all__ = [
     "UnknownContent",
     "Unread",
     "Unsupported",
+    "User",
 ]

@@ -21,6 +21,7 @@ from chatmesh.client._people_calls import PeopleCalls
 from chatmesh.client._problem import from_problem, with_advice
 from chatmesh.client._tokens import TokenProvider, Tokens, subject
 from chatmesh.client._transport import Tls, Transport
+from chatmesh.client._user_calls import UserCalls
 from chatmesh.client.errors import ChatmeshError
 from chatmesh.runtime.clock import Clock, SystemClock
 from chatmesh.v1 import session_pb2 as pb
@@ -29,7 +30,7 @@ BATCH_MESSAGES: Final = 100
 """Messages in one call: the default of `Limits.max_send_batch`."""
 
 
-class UnaryClient(ConversationCalls, PeopleCalls):
+class UnaryClient(ConversationCalls, PeopleCalls, UserCalls):
     """Sends and reads by unary calls only. Use it as an async context manager.
 
     async with UnaryClient("127.0.0.1:7030", token=token) as back_end:

@@ -32,6 +32,12 @@ class Row:
     message: str = ""
     method: str = ""
     request: str = ""
+    scope: str = ""
+    """Scopes of the caller's token, which is then a back end's."""
+    on_behalf_of: str = ""
+    """User that the call is for."""
+    tenant: str = ""
+    """Tenant of the caller's token; empty = as everybody's."""
 
 
 def rows(kind: str) -> list[Row]:

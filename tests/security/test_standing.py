@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from chatmesh.cli.bench.h2 import GrpcConnection, connect
+from chatmesh.client import AuditAction, NotReachable, UnaryClient
 from chatmesh.embedded import keys
 from chatmesh.embedded.running import RunningMesh
 from chatmesh.v1 import session_pb2, types_pb2, users_pb2
@@ -197,3 +198,23 @@ async def test_a_refused_token_becomes_a_record(mesh: Mesh) -> None:
         return bool(told) and all(not record.actor_id for record in told)
 
     await until(recorded)
+
+
+async def test_a_back_end_manages_users_by_the_sdk(mesh: Mesh, running_mesh: RunningMesh) -> None:
+    user = f"managed-{uuid.uuid4().hex[:8]}"
+    token = mesh.token("sdk-back-end", scope="chatmesh.admin")
+    async with UnaryClient(running_mesh.public[1], token=token) as back_end:
+        made = await back_end.update_user(user)
+        assert made == await back_end.user(user)
+        await back_end.disable_user(user)
+        assert (await back_end.user(user)).disabled
+        await back_end.enable_user(user)
+        assert await back_end.revoke_tokens(user) > made.created_at_ms
+        records = await back_end.audit_records(user_id=user)
+        assert [(record.action, record.detail) for record in records] == [
+            (AuditAction.USER, "DisableUser"), (AuditAction.USER, "EnableUser"),
+            (AuditAction.USER, "RevokeTokens"),
+        ]  # fmt: skip
+        assert await back_end.delete_user(user)
+        with pytest.raises(NotReachable):
+            await back_end.user(user)

@@ -33,7 +33,9 @@ class _AuditActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditActi
     AUDIT_ACTION_UNSPECIFIED: _AuditAction.ValueType  # 0
     """In requests: all."""
     AUDIT_ACTION_LOGIN_FAILED: _AuditAction.ValueType  # 1
-    """A token was refused; at most one record per reason and minute, with the count."""
+    """A token was refused; at most one record per reason and minute, with the count. Tokens that prove no tenant are
+    recorded in tenant `default`.
+    """
     AUDIT_ACTION_MEMBERSHIP: _AuditAction.ValueType  # 2
     """A member was added, removed, left or changed role."""
     AUDIT_ACTION_BLOCK: _AuditAction.ValueType  # 3
@@ -55,7 +57,9 @@ class AuditAction(_AuditAction, metaclass=_AuditActionEnumTypeWrapper):
 AUDIT_ACTION_UNSPECIFIED: AuditAction.ValueType  # 0
 """In requests: all."""
 AUDIT_ACTION_LOGIN_FAILED: AuditAction.ValueType  # 1
-"""A token was refused; at most one record per reason and minute, with the count."""
+"""A token was refused; at most one record per reason and minute, with the count. Tokens that prove no tenant are
+recorded in tenant `default`.
+"""
 AUDIT_ACTION_MEMBERSHIP: AuditAction.ValueType  # 2
 """A member was added, removed, left or changed role."""
 AUDIT_ACTION_BLOCK: AuditAction.ValueType  # 3
@@ -205,7 +209,8 @@ Global___UpdateUserResponse: _TypeAlias = UpdateUserResponse  # noqa: Y015
 @_typing.final
 class DisableUserRequest(_message.Message):
     """Switches a user off: live sessions end within 5 s on all nodes, tokens that are still valid are refused,
-    messages to it answer NOT_REACHABLE, pushes stop. Nothing is erased.
+    messages to it answer NOT_REACHABLE, pushes stop. Nothing is erased. Its own calls answer USER_DISABLED, and so does
+    the end of its sessions, with Closed.REASON_REVOKED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -285,7 +290,8 @@ Global___EnableUserResponse: _TypeAlias = EnableUserResponse  # noqa: Y015
 @_typing.final
 class RevokeTokensRequest(_message.Message):
     """Ends every session of a user and refuses its tokens that were issued before now (claim `iat`), within 5 s on
-    all nodes. The user stays enabled: a newer token signs in.
+    all nodes: they answer TOKEN_REVOKED. The user stays enabled: a newer token signs in. From then on tokens of the user
+    without `iat` are refused as well.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -405,9 +411,13 @@ class AuditRecord(_message.Message):
     conversation_id: _builtins.int
     """The conversation; 0 = none."""
     detail: _builtins.str
-    """In words of the RPC that did it, without content: `role=admin`, `device=…`."""
+    """In words of the RPC that did it: `ChangeMembers role role=admin`, `SignOut devices=1`, `reason=TOKEN_EXPIRED count=3`.
+    No content, no name, no device id.
+    """
     hash: _builtins.bytes
-    """SHA-256 over the record before and this one without names, 32 bytes."""
+    """SHA-256, 32 bytes, over: hash of the record before (32 zero bytes before record 1), record_no, at_ms (8 bytes each),
+    action (4 bytes), conversation_id (8 bytes), all big-endian, and detail. Names are not in it: an erasure empties them.
+    """
     def __init__(
         self,
         *,

@@ -97,4 +97,9 @@ FIXED: dict[str, str] = {
 """Limits that no deployment sets, and what they count. A refusal names one of these, one of ALL, or
 the repeated field of the request that holds too much."""
 
+STALLED_SESSION_BYTES = 512 * 1024
+"""What a session may cost a chat node in memory while its device takes nothing, however much is
+pending for it, at the default limits: the window of unacked entries (`window_bytes`) as gRPC holds
+it, entries that came early (64 KiB), and the call itself. Held by `chatmesh bench stalled`."""
+
 BY_NAME = {limit.name: limit for limit in ALL}

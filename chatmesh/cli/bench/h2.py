@@ -50,9 +50,10 @@ _MAX_WINDOW: Final = (1 << 31) - 1
 class GrpcConnection(asyncio.Protocol):
     """One HTTP/2 connection. Made by `connect`."""
 
-    def __init__(self, authority: str, scheme: str) -> None:
+    def __init__(self, authority: str, scheme: str, window_bytes: int = WINDOW_BYTES) -> None:
         self._authority = authority
         self._scheme = scheme
+        self._window_bytes = window_bytes
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._streams: dict[int, GrpcStream] = {}
@@ -135,12 +136,15 @@ class GrpcConnection(asyncio.Protocol):
         settings = b"".join(
             _SETTING.pack(name, value)
             for name, value in (
-                (_ENABLE_PUSH, 0), (_INITIAL_WINDOW, WINDOW_BYTES), (_MAX_FRAME, MAX_FRAME_BYTES),
+                (_ENABLE_PUSH, 0), (_INITIAL_WINDOW, self._window_bytes),
+                (_MAX_FRAME, MAX_FRAME_BYTES),
             )
         )  # fmt: skip
         self._transport.write(_PREFACE)
         self.write_frame(_SETTINGS, 0, 0, settings)
-        self.write_frame(_WINDOW, 0, 0, (WINDOW_BYTES - _DEFAULT_WINDOW).to_bytes(4, "big"))
+        if self._window_bytes > _DEFAULT_WINDOW:
+            more = self._window_bytes - _DEFAULT_WINDOW
+            self.write_frame(_WINDOW, 0, 0, more.to_bytes(4, "big"))
 
     def data_received(self, data: bytes) -> None:
         """Cut the bytes into frames."""
@@ -265,7 +269,9 @@ class GrpcConnection(asyncio.Protocol):
             stream.on_end(Ended(UNAVAILABLE, because, {}))
 
 
-async def connect(target: str, tls: ssl.SSLContext | None = None) -> GrpcConnection:
+async def connect(
+    target: str, tls: ssl.SSLContext | None = None, *, window_bytes: int = WINDOW_BYTES
+) -> GrpcConnection:
     """Connect to `HOST:PORT` or `unix:/path`.
 
     Raises OSError when nobody listens there, ssl.SSLError when the peer is not trusted.
@@ -276,12 +282,14 @@ async def connect(target: str, tls: ssl.SSLContext | None = None) -> GrpcConnect
         tls.set_alpn_protocols(["h2"])
     if target.startswith("unix:"):
         _, made = await loop.create_unix_connection(
-            lambda: GrpcConnection("localhost", scheme), target.removeprefix("unix:"), ssl=tls
+            lambda: GrpcConnection("localhost", scheme, window_bytes),
+            target.removeprefix("unix:"),
+            ssl=tls,
         )
         return made
     host, _, port = target.rpartition(":")
     _, made = await loop.create_connection(
-        lambda: GrpcConnection(target, scheme), host.strip("[]"), int(port), ssl=tls
+        lambda: GrpcConnection(target, scheme, window_bytes), host.strip("[]"), int(port), ssl=tls
     )
     return made
 

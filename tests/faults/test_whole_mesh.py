@@ -17,7 +17,7 @@ from tests.faults.whole_mesh import WholeMesh, whole_mesh
 
 pytestmark = [pytest.mark.mesh, pytest.mark.slow]
 
-SEEDS = [int(seed) for seed in os.environ.get("CHATMESH_FAULTS_SEEDS", "1").split(",")]
+SEEDS = [int(seed) for seed in os.environ.get("CHATMESH_FAULTS_SEEDS", "1,3").split(",")]
 STEPS = int(os.environ.get("CHATMESH_FAULTS_STEPS", "200"))
 SHRINK = os.environ.get("CHATMESH_FAULTS_SHRINK") == "1"
 RECORDED = {"send", "sent", "opened", "received", "acked", "members", "final"}

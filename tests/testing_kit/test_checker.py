@@ -203,6 +203,31 @@ def test_what_is_allowed_is_not_blamed() -> None:
     assert report.ok, report.violations
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_later_reader_sees_the_edited_text_where_an_edit_is_known(is_known: bool) -> None:
+    """Devices that were live hold the first text and the edit; one that reads later the newest."""
+    history = good()
+    line = at(history, "received", "alice", "laptop", 4)
+    history[line] = replace(history[line], digest=digest_of("edited"))
+    story = [
+        Operation(
+            kind="send", user="bob", key=key(50), to_user="alice", digest=digest_of("edited")
+        ),
+        Operation(kind="sent", user="bob", key=key(50), outcome="unknown"),
+    ]
+    for user, device in (("alice", "phone"), ("alice", "laptop"), ("bob", "phone")):
+        place = at(history, "acked", user, device, 5)
+        edit = Operation(
+            kind="received", user=user, device=device, timeline_seq=6, conversation_id=CHAT,
+            conversation_seq=6, message_id=5006, sender="bob", content="server.edit",
+            target_seq=4 if is_known else 0,
+        )  # fmt: skip
+        history.insert(place + 1, edit)
+    report = check([*story, *history])
+    assert report.ok is is_known, report.violations
+    assert is_known or I.I3 in report.found
+
+
 def test_random_losses_are_always_found() -> None:
     """Whatever single reception is dropped, doubled or changed, the checker is not silent."""
     seeded = random.Random(7)

@@ -181,6 +181,37 @@ async def test_a_node_and_redis_die_together(stage: Stage) -> None:
         await other.hang_up()
 
 
+async def test_sessions_that_end_with_unacked_entries_are_handed_over(stage: Stage) -> None:
+    """One by its client's leaving, one by the death of its node; neither comes back."""
+    mesh = stage.mesh.running
+    alice, leaves, dies = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("alice", "leo", "dora"))
+    phone = device(stage.mesh, alice, "phone", 0)
+    away = [device(stage.mesh, user, "phone", 1) for user in (leaves, dies)]
+    try:
+        await phone.reopen()
+        for one in away:
+            one.acks = False
+            await one.open()
+            plan = DevicePlan(one.user, "phone", mesh.token(one.user), mesh.public[0])
+            await push_tokens.bind(plan, None)
+        for user in (leaves, dies):
+            await phone.answered(await phone.send("one", "two", to=user))
+        for one in away:
+            await one.until(lambda one=one: len(one.stored) >= 2)  # type: ignore[misc]
+        await away[0].hang_up()
+        await asyncio.to_thread(stage.mesh.hold, "chat-2", signal.SIGKILL)
+        await until(lambda: sync_record.neither(mesh, [leaves, dies]) == 0)
+        for user in (leaves, dies):
+            pushes = sync_record.shown(mesh, [user])
+            assert pushes, user
+            assert sync_record.twice(pushes) == 0
+    finally:
+        await asyncio.to_thread(stage.mesh.release, "chat-2")
+        await asyncio.to_thread(stage.mesh.wait_ready, ["chat-2"])
+        for one in (phone, *away):
+            await one.hang_up()
+
+
 async def test_a_stopped_client_is_pushed_and_gets_everything_once_afterwards(
     stage: Stage, tmp_path: Path
 ) -> None:

@@ -9,9 +9,11 @@ from psycopg import sql
 from chat_svc.api import users as users_api
 from chat_svc.core.audit import AuditRow, first_broken
 from chat_svc.store import erasure
+from chat_svc.store.accounts import AccountStore
 from chat_svc.store.audit import AuditFilter
 from chat_svc.store.bundle import ROLE
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.identity import Identity
 from chatmesh.v1 import contacts_pb2, conversations_pb2, devices_pb2, types_pb2, users_pb2
 from chatmesh.v1.types_pb2 import SENDER_KIND_BOT, SENDER_KIND_PERSON, SENDER_KIND_SYSTEM
 from tests.chat_store.api import Api
@@ -452,3 +454,29 @@ async def test_a_namesake_of_another_tenant_keeps_everything(world: World, api: 
         assert len(events) == bodies
         assert sum(len(event.mention_user_ids) for event in events) == mentions
     assert await world.store.users.get("second house", name) is not None
+
+
+async def test_who_comes_again_is_admitted_without_a_read(
+    world: World, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user,) = await world.users(1)
+    reads = 0
+    read = AccountStore.resolve_accounts
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(*args, **options)
+
+    monkeypatch.setattr(AccountStore, "resolve_accounts", counted)
+    name = world.name_of(user)
+    identity = Identity("default", name, frozenset(), 1 << 60, "test", "", 1_000)
+    for _ in range(50):
+        assert (await api.parts.resolver.admit(identity)).id == user.id
+    assert reads == 1
+    await manage(api, api.users.RevokeTokens, users_pb2.RevokeTokensRequest(user_id=name))
+    reads = 0
+    for _ in range(50):
+        with pytest.raises(Fault):
+            await api.parts.resolver.admit(identity)
+    assert reads == 0

@@ -131,11 +131,16 @@ class ConversationChange:
 
 @dataclass(frozen=True, slots=True)
 class AccountChange:
-    """From the server only: contacts, blocks or settings of the account changed."""
+    """From the server only: contacts, blocks or settings of the account changed.
+
+    Subject `hidden` names a message that this device drops.
+    """
 
     subject: str
     user_id: str
     state: str
+    conversation_id: int = 0
+    conversation_seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,13 @@ def _server_content(message: pb.Content) -> c.Content:
             )
         case "account":
             account = message.account
-            return c.AccountChange(account.subject, account.user_id, account.state)
+            return c.AccountChange(
+                account.subject,
+                account.user_id,
+                account.state,
+                account.conversation_id,
+                account.conversation_seq,
+            )
         case _:
             return c.UnknownContent()
 

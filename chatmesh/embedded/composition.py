@@ -1,8 +1,8 @@
 """What makes up a mesh, and in which order it comes up.
 
 Role: `Composition.start()` turns options into parts and hands them to the keeper, one after the
-other: Valkey and the servers without PostgreSQL first, PostgreSQL meanwhile, then migrations, then
-the rest. Before any of it, settings and stores of yours are looked at: what is wrong is told at
+other: Valkey and the servers without PostgreSQL first, PostgreSQL meanwhile, then the rest, and
+migrations while they start: a server waits for its schema. Before any of it, settings and stores of yours are looked at: what is wrong is told at
 once. What `supervisor.Mesh` offers to its users is not known here.
 """
 
@@ -132,8 +132,9 @@ class Composition:
         if postgres is not None and self._options.postgres_settings:
             store_checks.check(self._folder.path, postgres_url=owner_url)
         if self._processes:
-            self._migrate(owner_url)
+            # they wait for their schema; reading their code and migrating take turns at the disk
             self._start_servers(services.SERVICES.keys() - set(_BEFORE_POSTGRES), around)
+            self._migrate(owner_url)
             self._report(f"waiting for {len(self._processes)} servers")
         self._keeper.wait_ready(self._keeper.names(), SERVERS_SECONDS)
 

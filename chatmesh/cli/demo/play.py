@@ -76,7 +76,7 @@ async def play(mesh: RunningMesh, tell: Callable[[Played], None]) -> Outcome:
 
 
 async def _actors(mesh: RunningMesh, stack: AsyncExitStack) -> list[Actor]:
-    """Alice's phone, Alice's laptop, Bob's phone; ended in reverse order."""
+    """Alice's phone, Alice's laptop, Bob's phone; ended together."""
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": mesh.otlp_endpoint,
         "OTEL_BSP_SCHEDULE_DELAY": EXPORT_DELAY_MS,
@@ -86,8 +86,11 @@ async def _actors(mesh: RunningMesh, stack: AsyncExitStack) -> list[Actor]:
         Actor.start(name, mesh.folder.logs / f"demo-{name}.log", environment) for name in names
     ]
     actors = await asyncio.gather(*starting)
-    for actor in actors:
-        stack.push_async_callback(actor.end)
+
+    async def end() -> None:
+        await asyncio.gather(*(actor.end() for actor in actors))
+
+    stack.push_async_callback(end)
     return list(actors)
 
 

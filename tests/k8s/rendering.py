@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ("base", "overlays/dev", "overlays/production", "overlays/production-all")
 DEPLOYED = OVERLAYS[1:]
 """What is applied; the base alone lacks the ways to the stores."""
+POST = "jobs/migrate-post"
+"""Applied by itself, after a rollout."""
 SERVERS = ("chat", "presence", "push", "sequencer", "sync")
 NAME = "app.kubernetes.io/name"
 Manifest = dict[str, Any]

@@ -14,6 +14,7 @@ from chatmesh.runtime.settings import ServerSettings, SettingsError, load, varia
 from tests.k8s.rendering import (
     DEPLOYED,
     NAME,
+    POST,
     SERVERS,
     Pod,
     config_map,
@@ -146,3 +147,13 @@ def test_migrations_run_as_the_owner_and_before_new_servers_serve(overlay: str) 
     (job,) = [pod for pod in pods(overlay) if pod.kind == "Job"]
     assert job.container["args"] == ["chatmesh", "migrate", "--stage", "pre"]
     assert secrets_of(job) == {"CHATMESH_POSTGRES_URL": ("chatmesh-stores", "postgres-url-owner")}
+
+
+def test_the_second_stage_is_the_same_job_otherwise() -> None:
+    (pre,) = [pod for pod in pods("base") if pod.kind == "Job"]
+    (post,) = pods(POST)
+    assert post.name == "migrate-post"
+    assert post.container["args"] == [*pre.container["args"][:-1], "post"]
+    same = {"args": [], "image": ""}
+    assert {**post.container, **same} == {**pre.container, **same}
+    assert post.labels == pre.labels, "the network policies let it reach PostgreSQL"

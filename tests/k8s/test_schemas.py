@@ -6,7 +6,7 @@ import jsonschema  # type: ignore[import-untyped]
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
-from tests.k8s.rendering import OVERLAYS, Manifest, render
+from tests.k8s.rendering import OVERLAYS, POST, Manifest, render
 
 OLDEST = "1.30"
 """The oldest Kubernetes that k8s/README.md promises: preStop `sleep` came on by default with it."""
@@ -61,7 +61,7 @@ CRDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, POST])
 def test_every_object_fits_its_schema(overlay: str) -> None:
     for each in render(overlay):
         kind = f"{each['apiVersion']} {each['kind']}"
@@ -85,7 +85,7 @@ def test_a_wrong_object_is_refused() -> None:
         kubernetes_validate.validate(broken, OLDEST, strict=True)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, POST])
 def test_everything_is_in_the_namespace(overlay: str) -> None:
     for each in render(overlay):
         if each["kind"] != "Namespace":

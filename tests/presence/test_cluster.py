@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from redis.asyncio.cluster import ClusterNode
+
 from chatmesh.runtime import redis
 from chatmesh.v1 import types_pb2
 from presence_svc.lease import LeaseTimes
 from presence_svc.store.accounts import AccountStore, ToldWish
 from presence_svc.store.nodes import NodeStore
 from presence_svc.store.shards import Shards
-from tests.presence.cluster import cluster
+from tests.presence.cluster import PRIMARIES, cluster
 from tests.presence.mesh import Caller, ChatNode, Presence
 from tests.presence.parts import KEEP_MS, NOW_MS, came, node, went
 
 A = 11
 ACCOUNTS = range(1, 1_001)
+
+
+async def test_thousands_of_accounts_are_one_round_trip_per_shard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with cluster() as url:
+        client = redis.client(url)
+        accounts = AccountStore(Shards(client), keep_ms=KEEP_MS)
+        await accounts.attach(A, [came(account, 1) for account in ACCOUNTS], NOW_MS)
+        trips: list[str] = []
+        pipeline, command = ClusterNode.execute_pipeline, ClusterNode.execute_command
+
+        async def counted_pipeline(self: ClusterNode, commands: Any) -> Any:
+            trips.append(self.name)
+            return await pipeline(self, commands)
+
+        async def counted_command(self: ClusterNode, *args: Any, **kwargs: Any) -> Any:
+            trips.append(self.name)
+            return await command(self, *args, **kwargs)
+
+        monkeypatch.setattr(ClusterNode, "execute_pipeline", counted_pipeline)
+        monkeypatch.setattr(ClusterNode, "execute_command", counted_command)
+        accounts.know_nodes(frozenset((A,)))
+        view = await accounts.read(range(1, 5_001))
+        assert len(view.records) == 5_000
+        assert len(trips) == len(set(trips)) == PRIMARIES, "leases and marks go along"
+        monkeypatch.undo()
+        await client.aclose()
 
 
 async def test_the_store_spreads_over_all_shards() -> None:

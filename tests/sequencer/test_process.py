@@ -154,6 +154,21 @@ async def test_a_clean_stop_gives_the_worker_back(
     assert row == (None, DEFAULT_LAYOUT.decode(ids[-1]).created_at_ms + 1)
 
 
+async def test_two_crashes_in_a_row_cost_no_window(
+    sequencers: Sequencers, clients: Clients, database: stores.Store
+) -> None:
+    """Who was killed keeps its number to the window's end; its successors take others at once."""
+    ids: list[int] = []
+    for life in range(3):
+        one = sequencers.start(database.url, sequencer_window_seconds="600")
+        await one.wait_ready()
+        ids += await clients.of(one).ids(10_000)
+        assert DEFAULT_LAYOUT.decode(ids[-1]).worker == life
+        one.process.send_signal(signal.SIGKILL)
+        await one.wait_end()
+    assert len(set(ids)) == 30_000
+
+
 async def test_a_second_process_with_the_same_fixed_worker_refuses_to_start(
     sequencers: Sequencers, clients: Clients, database: stores.Store
 ) -> None:

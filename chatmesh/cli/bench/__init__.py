@@ -1,10 +1,10 @@
 """`chatmesh bench`: load from separate client processes, every message checked.
 
-One module a subcommand, each with `register(bench)`: `messages`, `ids`, `presence`, `compare`, `sync`,
-`push`, `commit`, `stalled` and `sizing` now; `idle`, `groups`, `resume` have their place beside
-them. They share `plan` (what is asked), `load`, `pair`, `device`, `h2` (the clients, in processes
-of their own), `mesh`, `processes`, `readback` (what is read of the mesh), `outcome`, `report`,
-`saved`.
+One module a subcommand, each with `register(bench)`: `messages`, `ids`, `presence`, `compare`,
+`sync`, `push`, `commit`, `stalled` and `sizing` now; `idle`, `groups`, `resume` have their place
+beside them. They share `plan` (what is asked), `load`, `pair`, `device`, `h2` (the clients, in
+processes of their own), `mesh`, `processes`, `readback` (what is read of the mesh), `outcome`,
+`report`, `saved`.
 """
 
 import typer

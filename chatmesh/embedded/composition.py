@@ -2,8 +2,9 @@
 
 Role: `Composition.start()` turns options into parts and hands them to the keeper, one after the
 other: Valkey and the servers without PostgreSQL first, PostgreSQL meanwhile, then the rest, and
-migrations while they start: a server waits for its schema. Before any of it, settings and stores of yours are looked at: what is wrong is told at
-once. What `supervisor.Mesh` offers to its users is not known here.
+migrations while they start: a server waits for its schema. Before any of it, settings and stores of
+yours are looked at: what is wrong is told at once. What `supervisor.Mesh` offers to its users is
+not known here.
 """
 
 import os

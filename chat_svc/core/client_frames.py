@@ -59,6 +59,7 @@ def check_hello(hello: Hello) -> effects.Open:
         cursor,
         hello.start,
         SLIM_ECHO in hello.capabilities,
+        hello.client_version,
     )
 
 

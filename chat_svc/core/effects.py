@@ -23,6 +23,8 @@ class Open:
     """(timeline_seq, message id)."""
     start: int
     slim_echo: bool
+    client_version: str = ""
+    """What the application calls itself; for operators."""
 
 
 @dataclass(slots=True)

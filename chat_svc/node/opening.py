@@ -122,6 +122,7 @@ class Opening:
         session.machine.opened(welcome, parts.clock.monotonic())
         session.was_opened = True
         parts.counters.sessions_opened += 1
+        _log.debug("session opened", client=wanted.client_version, kind=wanted.device_kind)
         if wanted.cursor is not None:
             parts.resumed(session.account, opened.start_seq)
         parts.watching.start(session)

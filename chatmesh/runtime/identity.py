@@ -35,7 +35,8 @@ MAX_TOKEN_BYTES: Final = 7 * 1024
 MAX_USER_ID_CHARACTERS: Final = 128
 MAX_TENANT_CHARACTERS: Final = 64
 NOT_BEFORE_LEEWAY_SECONDS: Final = 30
-"""An issuer's clock may be this far ahead of ours. `exp` has no leeway: sessions end at it."""
+"""An issuer's clock may be this far ahead of ours. `exp` has no leeway: a call after it is refused.
+(A session that runs is given some time to bring a new token; that is the session's rule.)"""
 MAX_EXPIRY_SECONDS: Final = 1 << 38
 """A bound far beyond any date, so that milliseconds fit an int64 whatever a token says."""
 CACHED_TOKENS: Final = 4096

@@ -77,7 +77,7 @@ class Hello(_message.Message):
     device_name: _builtins.str
     """Name for lists of devices, at most 64 bytes."""
     client_version: _builtins.str
-    """Application and version, at most 64 bytes; for operators."""
+    """Application and version, at most 64 bytes; for operators: at log level debug, chat_svc writes it when the session opens."""
     @_builtins.property
     def cursor(self) -> _types_pb2.Cursor:
         """What this device has stored. Absent: a new device; see `start`. A cursor too old, ahead of the head or of a rewound history: `closed{CURSOR_INVALID}`."""

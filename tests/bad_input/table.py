@@ -22,7 +22,7 @@ class Row:
     token: str = ""
     frames: list[str] = field(default_factory=list)
     repeat: int = 1
-    """How often the last frame is sent."""
+    """How often the last frame is sent, or the message stands in its batch."""
     half_close: bool = False
     again: bool = False
     """Another session of the same device opens meanwhile."""

@@ -12,7 +12,7 @@ from chatmesh.v1 import session_pb2, types_pb2
 from tests.bad_input.people import Friends, Stranger
 from tests.bad_input.table import Row, rows
 from tests.contract.descriptors import public_methods
-from tests.raw import SESSION, End, bearer, call, client_frame, fill, unary
+from tests.raw import SESSION, End, bearer, call, client_frame, fill, new_key, unary
 from tests.security.bad_tokens import bad_tokens
 
 pytestmark = pytest.mark.mesh
@@ -109,6 +109,31 @@ async def test_message_in_a_session(row: Row, stranger: Stranger) -> None:
     assert_refused(row, refused)
     assert not accepted.HasField("problem"), "a neighbour of the bad one is accepted"
     assert accepted.message_id
+
+
+@of_kind("batch")
+async def test_batch_in_a_session(row: Row, stranger: Stranger) -> None:
+    send = session_pb2.Send()
+    for _ in range(row.repeat):
+        message = send.messages.add(idempotency_key=new_key())
+        text_format.Parse(fill(row.message, {"peer": stranger.peer}), message)
+    async with stranger.session() as session:
+        await session.hello()
+        await session.send(
+            session_pb2.ClientFrame(send=send).SerializeToString(), "ping { nonce: 9 }"
+        )
+        await session.until(lambda frame: any(pong.nonce == 9 for pong in frame.pong))
+        last = send.messages[-1].idempotency_key
+        await session.until(lambda frame: _has_result(frame, last))
+    results = [result for frame in session.seen for result in frame.send_results]
+    assert [one.idempotency_key for one in results] == [
+        message.idempotency_key for message in send.messages
+    ]
+    for result in results:
+        assert_refused(row, result)
+        assert result.problem.metadata["limit"] == "max_send_batch"
+        assert result.problem.metadata["value"] == str(row.repeat - 1)
+        assert result.problem.metadata["size"] == str(row.repeat)
 
 
 def _has_result(frame: session_pb2.ServerFrame, key: bytes) -> bool:

@@ -70,7 +70,10 @@ class Intake:
 
         Returns when there is room for more.
         """
+        now_ms = self._clock.wall_ms()
         for batch in batches:
+            # the lag is the queue's: what a node kept while nobody took it was not behind here
+            batch.enqueued_at_ms = now_ms
             sampled = sampled_hints(batch)
             came_ns = time.time_ns() if sampled else 0
             raw = batch.SerializeToString()

@@ -45,7 +45,10 @@ class Batch:
     node_target: str
     size_bytes: int
     since: float
-    """When it was handed to the queue, on the monotonic clock, in seconds."""
+    """When it was handed to the queue, on the monotonic clock, in seconds: its lag."""
+    taken: float = 0.0
+    """When this process took it on, on the same clock: what lay in the queue for long has its whole
+    time here to be settled."""
     digest: bytes = b""
     """settle_digest of its hints, said with ``done``: the source node compares it with what it
     committed, for what was read from Redis may be anybody's."""
@@ -250,8 +253,10 @@ class Ledger:
         """When the oldest open batch was handed to the queue (monotonic seconds)."""
         return min((batch.since for batch in self._open), default=None)
 
-    def open(self, message: HintBatch, *, size_bytes: int, since: float) -> list[PendingHint]:
-        """Take a batch on: its hints, one leg each.
+    def open(
+        self, message: HintBatch, *, size_bytes: int, since: float, taken: float | None = None
+    ) -> list[PendingHint]:
+        """Take a batch on at `taken` (as `since` when it is not given): its hints, one leg each.
 
         A batch without hints has nothing to settle and is not kept. When the bound is passed, the
         oldest others are forgotten: they wait for a peer that is away, and are sent again.
@@ -263,6 +268,7 @@ class Ledger:
             message.batch_id,
             [(hint.account_id, hint.timeline_seq, hint.pushable) for hint in message.hints],
         )
+        batch.taken = since if taken is None else taken
         batch.legs = len(message.hints)
         self._open[batch] = None
         self.open_bytes += size_bytes
@@ -286,8 +292,8 @@ class Ledger:
             self._remove(batch)
 
     def forget_older(self, before: float) -> int:
-        """Give up batches handed over before `before` (monotonic seconds); how many."""
-        old = [batch for batch in self._open if batch.since < before]
+        """Give up batches taken on before `before` (monotonic seconds); how many."""
+        old = [batch for batch in self._open if batch.taken < before]
         for batch in old:
             self.forget(batch)
         return len(old)

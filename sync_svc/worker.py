@@ -169,8 +169,11 @@ class Worker:
     def _open(self, batches: Sequence[Taken]) -> tuple[list[PendingHint], list[Signal]]:
         hints: list[PendingHint] = []
         signals: list[Signal] = []
+        now = self._clock.monotonic()
         for one in batches:
-            opened = self._ledger.open(one.batch, size_bytes=one.size_bytes, since=one.since)
+            opened = self._ledger.open(
+                one.batch, size_bytes=one.size_bytes, since=one.since, taken=now
+            )
             for pending in opened:
                 hint = pending.hint
                 if _is_number(hint.account_id) and _is_number(hint.timeline_seq):

@@ -165,6 +165,15 @@ def test_a_forgotten_batch_is_never_done() -> None:
     assert ledger.oldest_since() is None
 
 
+def test_what_lay_in_the_queue_for_long_has_its_whole_time_here() -> None:
+    ledger = Ledger(1_000)
+    message = HintBatch(batch_id=1, node_id=9, hints=[Hint(account_id=BOB, timeline_seq=1)])
+    [one] = ledger.open(message, size_bytes=10, since=-500, taken=100)
+    assert ledger.oldest_since() == -500, "its lag counts from the queue"
+    assert ledger.forget_older(100) == 0
+    assert ledger.settle(one.batch)
+
+
 def test_past_its_bound_the_oldest_are_forgotten() -> None:
     ledger = Ledger(25)
     batches = [open_batch(ledger, number) for number in range(4)]

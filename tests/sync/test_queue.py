@@ -265,15 +265,23 @@ async def test_lag_covers_redis_and_memory(
     assert replica.parts.lag.lag_ms == 0
     # held in memory: presence does not answer
     peers.presence.answering.clear()
+    now_ms = replica.parts.worker._clock.wall_ms()
     batch = source.batch(1, [hint(BOB, 1)])
-    batch.enqueued_at_ms = replica.parts.worker._clock.wall_ms() - 7_000
-    await source.enqueue(batch)
+    batch.enqueued_at_ms = now_ms - 7_000
+    await client.xadd(replica.parts.readers[0]._keys[0], {b"b": batch.SerializeToString()})
     await peers.presence.until(lambda: bool(peers.presence.asked))
     await replica.parts.lag.look()
     assert replica.parts.lag.lag_ms >= 7_000
     assert (await status(source)).in_memory == 1
+    # what a node kept for an hour while nobody took it is no lag of the queue
+    kept = source.batch(2, [hint(BOB, 2)])
+    kept.enqueued_at_ms = now_ms - 3_600_000
+    await source.enqueue(kept)
+    await source.until_accepted(2)
+    await replica.parts.lag.look()
+    assert replica.parts.lag.lag_ms < 3_600_000
     peers.presence.answering.set()
-    await source.until_done(1)
+    await source.until_done(1, 2)
     await replica.parts.lag.look()
     assert replica.parts.lag.lag_ms == 0
     # unread in Redis: an entry of a minute ago that no reader has taken

@@ -137,7 +137,9 @@ class HintBatch(_message.Message):
     format: _builtins.int
     """Form of this message in the queue; 1."""
     enqueued_at_ms: _builtins.int
-    """When the node handed it over: ms since the Unix epoch; for lag only."""
+    """When it was handed over: ms since the Unix epoch; for lag only. sync_svc sets it as it takes the
+    batch on: what a node kept while nobody took it is no lag of the queue.
+    """
     @_builtins.property
     def hints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hint]:
         """Hints, in commit order."""

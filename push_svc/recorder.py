@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from chatmesh.runtime import failpoints
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.logs import LogBudget, logger
 from chatmesh.runtime.postgres import LostConnection
@@ -84,7 +85,9 @@ class Recorder:
             size += len(self._waiting[0][0])
             batch.append(self._waiting.pop(0))
         results = [result for part, _ in batch for result in part]
+        await failpoints.hit("push.record.before")
         await self.certainly(lambda: self._jobs.finish(results))
+        await failpoints.hit("push.record.after")
         for _, done in batch:
             if not done.done():
                 done.set_result(None)

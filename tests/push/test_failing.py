@@ -12,6 +12,7 @@ import signal
 import pytest
 
 from chatmesh.mesh.v1 import push_pb2 as pb
+from chatmesh.testing import TcpProxy
 from tests.push import hooks
 from tests.push.conftest import Start
 from tests.push.hooks import BackEnd
@@ -77,7 +78,15 @@ async def test_failures_are_retried_and_refusals_become_dead_letters(
 
 
 @pytest.mark.parametrize(
-    "failpoint", ["push.commit.before", "push.commit.after", "push.claim.after", "push.sent.after"]
+    "failpoint",
+    [
+        "push.commit.before",
+        "push.commit.after",
+        "push.claim.after",
+        "push.sent.after",
+        "push.record.before",
+        "push.record.after",
+    ],
 )
 async def test_kill_at_each_step_loses_no_job_and_shows_nothing_twice(
     start: Start, chat: ChatNode, back_end: BackEnd, empty: stores.Store, failpoint: str
@@ -128,3 +137,28 @@ async def test_a_request_whose_answer_is_lost_is_repeated_under_its_id(
         assert json.loads(second.body)["data"]["count"] == "2"
         await caller.wait_for(ALICE, "sent")
     assert len(back_end.requests) == 2
+
+
+async def test_a_back_end_that_resets_after_it_took_one_shows_it_once(
+    start: Start, chat: ChatNode, back_end: BackEnd
+) -> None:
+    async with TcpProxy(f"127.0.0.1:{back_end.port}") as proxy:
+
+        def reset_the_first(request: hooks.Request) -> tuple[int, bytes]:
+            if len(back_end.requests) == 1:
+                proxy.cut_all()
+            return 200, b"ok"
+
+        back_end.judge = reset_the_first
+        push = start(**hooked(back_end))
+        await push.wait_ready()
+        async with Caller(push) as caller:
+            url = f"https://{hooks.HOST}:{proxy.port}/hook"
+            await caller.put_token(ALICE, token=url, provider=WEBHOOK)
+            chat.device(ALICE).notify = 1
+            await caller.push(ALICE, 1)
+            await caller.wait_for(ALICE, "sent")
+            (record,) = [one for one in await caller.records(ALICE) if one.outcome == "retrying"]
+            assert record.visible
+        assert len(back_end.requests) == 2
+        assert len({one.headers["webhook-id"] for one in back_end.requests}) == 1

@@ -92,10 +92,7 @@ def build(
     )
     _needed_once(readiness, redis_up, presence_up, push_up)
     queue, client = _queue(settings, redis_up, stack)
-    presence: Any = presence_pb2_grpc.PresenceServiceStub(
-        _peer(settings.presence_target, settings, stack).channel
-    )
-    push: Any = push_pb2_grpc.PushServiceStub(_peer(settings.push_target, settings, stack).channel)
+    presence, push = _stubs(settings, stack)
     memory_bytes = settings.sync_memory_mib * MIB
     inbox = Inbox(memory_bytes // 4)
     routes = RouteBook(
@@ -113,13 +110,7 @@ def build(
         unknown_retry_seconds=settings.sync_unknown_retry_seconds,
         settle_seconds=settings.sync_settle_seconds,
     )
-    links = Links(
-        settings,
-        answer_seconds=settings.sync_answer_seconds,
-        on_answer=worker.on_answer,
-        on_no_answer=worker.on_no_answer,
-    )
-    stack.push_async_callback(links.close)
+    links = _links(settings, worker, stack)
     pushes = Pushes(
         push.Push,
         readiness=push_up,
@@ -194,6 +185,29 @@ def _queue(
         stream_entries=settings.sync_stream_entries,
     )
     return queue, client
+
+
+def _stubs(settings: SyncSettings, stack: AsyncExitStack) -> tuple[Any, Any]:
+    """Of presence and push."""
+    presence, push = (
+        _peer(target, settings, stack).channel
+        for target in (settings.presence_target, settings.push_target)
+    )
+    return (
+        presence_pb2_grpc.PresenceServiceStub(presence),
+        push_pb2_grpc.PushServiceStub(push),
+    )
+
+
+def _links(settings: SyncSettings, worker: Worker, stack: AsyncExitStack) -> Links:
+    links = Links(
+        settings,
+        answer_seconds=settings.sync_answer_seconds,
+        on_answer=worker.on_answer,
+        on_no_answer=worker.on_no_answer,
+    )
+    stack.push_async_callback(links.close)
+    return links
 
 
 def _peer(target: str, settings: SyncSettings, stack: AsyncExitStack) -> Peer:

@@ -56,6 +56,29 @@ class Client(Sending, Talking, ConversationCalls, PeopleCalls):
     It reconnects by itself, resumes where the application stopped, and sends what was unanswered
     again under the same keys. Only a session that must not come back ends it: then every iterator
     and every waiting `send` raises the reason.
+
+    Args:
+        target: ``HOST:PORT`` (several with commas: any of them), or a gRPC target.
+        token: a bearer token, or a coroutine function that fetches one. With a function the
+            token is renewed inside the session before it ends.
+        device_id: this installation, 1 to 64 of ``A-Z a-z 0-9 . _ -``; empty: the store's, or
+            one that the server makes. One device lives once: the newest session wins.
+        device_kind, device_name: for presence and lists of devices.
+        store: where outbox and cursor live; default: memory. `SqliteStore` survives restarts.
+        start: where a new device begins: at the oldest retained entry, or at the head.
+        ack: ``auto``: `entries` acks an entry when the next is asked for; ``manual``: only
+            `Entry.ack` does.
+        on_snapshot: awaited when the cursor cannot be resumed from: replace what you have by
+            the snapshot; entries go on after it. None: entries go on after it.
+        tls: TLS options; None is plain text, allowed to this machine only unless
+            `allow_plaintext`.
+        connect_timeout_seconds: how long `async with` waits for the first session before it
+            raises Unavailable; None: do not wait (start offline).
+        close_timeout_seconds: how long leaving waits for answers that are still out.
+        max_unanswered: messages without an answer; `send` waits while there are more.
+        client_version: name and version of the application, for the operators of the servers.
+        tracer: records the client's own hops of sampled messages.
+        clock: time; for tests.
     """
 
     def __init__(
@@ -79,30 +102,7 @@ class Client(Sending, Talking, ConversationCalls, PeopleCalls):
         tracer: SpanRecorder | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """Prepare a client; nothing is connected before `async with`.
-
-        Args:
-            target: ``HOST:PORT`` (several with commas: any of them), or a gRPC target.
-            token: a bearer token, or a coroutine function that fetches one. With a function the
-                token is renewed inside the session before it ends.
-            device_id: this installation, 1 to 64 of ``A-Z a-z 0-9 . _ -``; empty: the store's, or
-                one that the server makes. One device lives once: the newest session wins.
-            device_kind, device_name: for presence and lists of devices.
-            store: where outbox and cursor live; default: memory. `SqliteStore` survives restarts.
-            start: where a new device begins: at the oldest retained entry, or at the head.
-            ack: ``auto``: `entries` acks an entry when the next is asked for; ``manual``: only
-                `Entry.ack` does.
-            on_snapshot: awaited when the cursor cannot be resumed from: replace what you have by
-                the snapshot; entries go on after it. None: entries go on after it.
-            tls: TLS options; None is plain text, allowed to this machine only unless
-                `allow_plaintext`.
-            connect_timeout_seconds: how long `async with` waits for the first session before it
-                raises Unavailable; None: do not wait (start offline).
-            close_timeout_seconds: how long leaving waits for answers that are still out.
-            max_unanswered: messages without an answer; `send` waits while there are more.
-            tracer: records the client's own hops of sampled messages.
-            clock: time; for tests.
-        """
+        """Prepare a client; nothing is connected before `async with`. Arguments: see the class."""
         self._clock = clock or SystemClock()
         self._tokens = Tokens(token)
         self._transport = Transport(target, tls, allow_plaintext=allow_plaintext)

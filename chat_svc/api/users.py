@@ -65,6 +65,7 @@ class UserApi(UserServiceServicer):
     ) -> pb.DisableUserResponse:
         """Off."""
         identity, _ = await admin(self._parts.resolver, context)
+        _not_oneself(identity, request.user_id)
         await self._change(identity, request.user_id, "DisableUser", disabled=True)
         return pb.DisableUserResponse()
 
@@ -89,6 +90,7 @@ class UserApi(UserServiceServicer):
     ) -> pb.DeleteUserResponse:
         """Erase, in steps that together are bounded; each is durable, and may be run again."""
         identity, _ = await admin(self._parts.resolver, context)
+        _not_oneself(identity, request.user_id)
         store = self._parts.store.erasure
         await self._change(identity, request.user_id, "DeleteUser begins", disabled=True)
         at = await store.begin(identity.tenant, request.user_id)
@@ -165,6 +167,16 @@ class UserApi(UserServiceServicer):
             raise errors.NOT_REACHABLE()
         await self._parts.standing_changed(done.account)
         return done
+
+
+def _not_oneself(identity: Identity, user: str) -> None:
+    """Who switches themself off could neither undo it nor finish it.
+
+    Raises:
+        Fault: INVALID_FIELD.
+    """
+    if user == identity.user_id:
+        raise errors.INVALID_FIELD("another back end must do this", field="user_id")
 
 
 def _user(row: UserRow) -> pb.User:

@@ -91,7 +91,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DisableUser(self, request, context):
-        """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE.
+        """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +112,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteUser(self, request, context):
-        """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE.
+        """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

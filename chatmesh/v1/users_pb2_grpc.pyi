@@ -42,13 +42,13 @@ class UserServiceStub:
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.UpdateUserResponse]
     """Makes or changes one. Errors: SCOPE_REQUIRED, INVALID_FIELD."""
     DisableUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.DisableUserRequest, _users_pb2.DisableUserResponse]
-    """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
+    """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself)."""
     EnableUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.EnableUserRequest, _users_pb2.EnableUserResponse]
     """On. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
     RevokeTokens: _grpc.UnaryUnaryMultiCallable[_users_pb2.RevokeTokensRequest, _users_pb2.RevokeTokensResponse]
     """Log out everywhere, tokens included. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
     DeleteUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.DeleteUserRequest, _users_pb2.DeleteUserResponse]
-    """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
+    """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself)."""
     ListAuditRecords: _grpc.UnaryUnaryMultiCallable[_users_pb2.ListAuditRecordsRequest, _users_pb2.ListAuditRecordsResponse]
     """The audit log. Errors: SCOPE_REQUIRED, PAGE_TOKEN_INVALID."""
 
@@ -62,13 +62,13 @@ class UserServiceAsyncStub(UserServiceStub):
     UpdateUser: _aio.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.UpdateUserResponse]  # type: ignore[assignment]
     """Makes or changes one. Errors: SCOPE_REQUIRED, INVALID_FIELD."""
     DisableUser: _aio.UnaryUnaryMultiCallable[_users_pb2.DisableUserRequest, _users_pb2.DisableUserResponse]  # type: ignore[assignment]
-    """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
+    """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself)."""
     EnableUser: _aio.UnaryUnaryMultiCallable[_users_pb2.EnableUserRequest, _users_pb2.EnableUserResponse]  # type: ignore[assignment]
     """On. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
     RevokeTokens: _aio.UnaryUnaryMultiCallable[_users_pb2.RevokeTokensRequest, _users_pb2.RevokeTokensResponse]  # type: ignore[assignment]
     """Log out everywhere, tokens included. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
     DeleteUser: _aio.UnaryUnaryMultiCallable[_users_pb2.DeleteUserRequest, _users_pb2.DeleteUserResponse]  # type: ignore[assignment]
-    """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
+    """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself)."""
     ListAuditRecords: _aio.UnaryUnaryMultiCallable[_users_pb2.ListAuditRecordsRequest, _users_pb2.ListAuditRecordsResponse]  # type: ignore[assignment]
     """The audit log. Errors: SCOPE_REQUIRED, PAGE_TOKEN_INVALID."""
 
@@ -97,7 +97,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.DisableUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.DisableUserResponse, _abc.Awaitable[_users_pb2.DisableUserResponse]]:
-        """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
+        """Off. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself)."""
 
     @_abc_1.abstractmethod
     def EnableUser(
@@ -121,7 +121,7 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.DeleteUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.DeleteUserResponse, _abc.Awaitable[_users_pb2.DeleteUserResponse]]:
-        """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE."""
+        """Erase. Errors: SCOPE_REQUIRED, NOT_REACHABLE, INVALID_FIELD (oneself)."""
 
     @_abc_1.abstractmethod
     def ListAuditRecords(

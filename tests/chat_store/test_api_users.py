@@ -142,6 +142,15 @@ async def test_a_disabled_user_is_refused_and_reached_by_nobody(api: Api, world:
     assert told == ["DisableUser", "EnableUser"]
 
 
+async def test_nobody_switches_themself_off(api: Api) -> None:
+    for method, request in (
+        (api.users.DisableUser, users_pb2.DisableUserRequest(user_id=BACK_END)),
+        (api.users.DeleteUser, users_pb2.DeleteUserRequest(user_id=BACK_END)),
+    ):
+        assert await refusal(api, BACK_END, method, request, scopes=ADMIN) == "INVALID_FIELD"
+    await manage(api, api.users.GetUser, users_pb2.GetUserRequest(user_id=BACK_END))
+
+
 async def test_revoked_tokens_are_refused_and_newer_ones_are_not(api: Api, world: World) -> None:
     (user,) = await world.users(1)
     name = world.name_of(user)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from chatmesh.v1 import session_pb2 as pb
 from chatmesh.v1 import session_pb2_grpc, types_pb2
@@ -34,6 +36,21 @@ async def links() -> AsyncIterator[Links]:
 def names(*users: str) -> list[str]:
     suffix = uuid.uuid4().hex[:8]
     return [f"{user}-{suffix}" for user in users]
+
+
+def open_sends(address: str) -> float:
+    """Calls of SendMessages that a node is still busy with."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    values = [
+        sample.value
+        for family in text_string_to_metric_families(page)
+        if family.name == "chatmesh_rpc_open"
+        for sample in family.samples
+        if sample.labels["method"].endswith("SendMessages")
+    ]
+    assert values, "the node counts them"
+    return sum(values)
 
 
 def texts_in_order(device: Device, sender: str) -> list[str]:
@@ -172,6 +189,10 @@ async def test_sends_cancelled_at_any_moment_are_whole_or_not_there(links: Links
             assert not any(result.HasField("problem") for result in answer.results)
             ids |= {result.message_id for result in answer.results}
     assert len(ids) == CANCELLED_SENDS
+    (metrics,) = [one.metrics for one in links.mesh.running.processes if one.name == "chat-1"]
+    async with asyncio.timeout(60):  # nothing is left of them
+        while await asyncio.to_thread(open_sends, metrics):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.1)
     ((events, highest),) = await links.ask(
         "select count(*), max(e.conversation_seq) from chat.event e join chat.account a"
         " on a.id = e.sender where a.external_id = %s and e.message_no > 0",

@@ -60,6 +60,7 @@ def stalled(
         from chatmesh.cli.bench.mesh import measured_mesh
         from chatmesh.cli.bench.plan import ImpossibleLoad, Load
         from chatmesh.cli.bench.run import RunFailed
+        from chatmesh.runtime import logs
     except ImportError as error:
         raise CommandError(f"{error.name} is missing: pip install 'chatmesh[embedded]'") from None
     if min(sessions, entries) < 1:
@@ -71,6 +72,7 @@ def stalled(
         )  # fmt: skip
     except ImpossibleLoad as error:
         raise CommandError(str(error), exit_code=2) from None
+    logs.configure("bench", "warning", "console")
     with measured_mesh(None, 1, progress) as measured:
         try:
             result = asyncio.run(_measure(measured.mesh, load, sessions, entries, size))

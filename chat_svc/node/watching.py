@@ -239,7 +239,7 @@ class Watching:
             for session in self._sessions.of(account):
                 named = asked.get(session, _NOBODY)
                 self._set_watched(session, wanted if named <= wanted else wanted | named)
-                if session in self._fresh:
+                if session in self._fresh and account not in self._refresh:  # else: asked meanwhile
                     self._fresh.discard(session)
                     self._show_known(session, named)
         self._drop_unwatched(seen)

@@ -482,6 +482,27 @@ async def test_who_is_named_is_told_again_and_strangers_are_not() -> None:
     assert seen(bob) == [], "once"
 
 
+async def test_who_asks_while_contacts_are_read_is_answered_too() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    bob = parts.live_session(2)
+    await bench.start(bob)
+    bench.tell(1, 5)
+    seen(bob)
+    privacy = bench.contacts.privacy
+    wanted = [WatchChanged(frozenset(["alice"]), 0)]
+
+    async def read_while_asked(accounts: Sequence[int]) -> dict[int, Privacy]:
+        if wanted:
+            bench.watching.asked(bob, wanted.pop())
+        return await privacy(accounts)
+
+    bench.contacts.privacy = read_while_asked  # type: ignore[method-assign]
+    bench.watching.refresh([2])
+    await bench.settle()
+    assert seen(bob) == [("alice", ONLINE)]
+
+
 async def test_above_the_limit_of_contacts_the_open_conversation_is_watched() -> None:
     bench = Watched(most_contacts=1)
     bench.contacts.of = {2: [1, 3]}

@@ -14,7 +14,7 @@ import pytest
 
 from chatmesh.embedded.running import RunningMesh
 from chatmesh.runtime.faults import Fault, from_rpc_error
-from chatmesh.v1 import contacts_pb2, types_pb2
+from chatmesh.v1 import contacts_pb2, session_pb2, types_pb2
 from tests.presence.people import BLOCK, REMOVE, UNBLOCK, Make, Person, Presence, people_of
 
 pytestmark = pytest.mark.mesh
@@ -152,7 +152,20 @@ async def test_the_blocked_find_nobody_and_are_never_told(make: Make) -> None:
     assert "let me in" not in alice.device.texts()
 
 
-async def test_a_status_text_ends_and_survives_a_new_session(make: Make) -> None:
+async def test_who_is_watched_by_name_is_told_anew_and_strangers_are_not(make: Make) -> None:
+    alice, viewer, stranger = await make("alice", 0), await make("viewer", 1), await make("s", 1)
+    await alice.befriend(viewer)
+    await viewer.sees(alice.user, lambda seen: seen.state == ONLINE)
+    before = len(viewer.shown(alice.user))
+    group = await alice.group(viewer, stranger)
+    watch = session_pb2.Watch(user_ids=[stranger.user, "nobody"], open_conversation_id=group)
+    await viewer.device.say(watch=watch)
+    await viewer.device.until(lambda: len(viewer.shown(alice.user)) > before)
+    assert viewer.shown(alice.user)[-1].state == ONLINE
+    assert viewer.shown(stranger.user) == []
+
+
+async def test_a_wish_survives_a_new_session(make: Make) -> None:
     alice, viewer = await make("alice", 0), await make("viewer", 1)
     await alice.befriend(viewer)
     await alice.wishes(INVISIBLE, "here")

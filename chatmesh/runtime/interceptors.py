@@ -301,28 +301,30 @@ def _behavior_of(handler: Handler) -> Callable[..., Any]:
 
 def _lenient(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
     """For single requests: grpc.aio parses them outside the handler, so nothing may be raised."""
-    if decode is None:
-        return None
-
-    def parse(raw: bytes) -> Any:
-        try:
-            return decode(raw)
-        except Exception:  # noqa: BLE001 - DecodeError, RecursionError, UnicodeDecodeError, …
-            return _UNDECODABLE
-
-    return parse
+    return _parsing(decode, lambda: _UNDECODABLE)
 
 
 def _strict(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
     """For request streams: the fault comes out of `read()` and ends the handler."""
+
+    def refuse() -> NoReturn:
+        raise faults.undecodable()
+
+    return _parsing(decode, refuse)
+
+
+def _parsing(
+    decode: Callable[[bytes], Any] | None, otherwise: Callable[[], Any]
+) -> Callable[[bytes], Any] | None:
     if decode is None:
         return None
 
     def parse(raw: bytes) -> Any:
         try:
             return decode(raw)
-        except Exception:  # noqa: BLE001 - DecodeError, RecursionError, UnicodeDecodeError, …
-            raise faults.undecodable() from None
+        except Exception:  # noqa: BLE001, S110 - DecodeError, RecursionError, UnicodeDecodeError, …
+            pass
+        return otherwise()  # outside of the handler: nothing of the bytes is its context
 
     return parse
 

@@ -9,12 +9,13 @@ at any time.
 
 The count of unsettled rows is the only bound on sending: above it messages are refused with
 OUTBOX_FULL. A lag of the queue must never become a storm: nothing is resent that is younger than
-the lag sync reports plus 3 s, or sooner than that after the last time; each row doubles its wait up
-to a minute; and no more rows are read than there is room for on the stream.
+the lag sync reports plus 3 s, or sooner than that after the last time, or after the queue took it
+last; each row doubles its wait up to a minute; and no more rows are read than there is room for on the stream.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 from chat_svc.node.counters import NodeCounters
@@ -72,6 +73,8 @@ class _Unsettled:
     """When it was committed, or found; monotonic seconds."""
     digests: tuple[bytes, ...]
     """What ``done`` may say of it: of the frame that the commit sent, of the row that was read."""
+    accepted_at: float = -inf
+    """When the queue took it last; monotonic seconds. Younger than its lag, it may lie there."""
 
 
 class Outbox:
@@ -226,8 +229,11 @@ class Outbox:
         return MAX_BATCHES_IN_FLIGHT - max(self.stream.in_flight, self.stream.unwritten)
 
     def _resend(self, row: OutboxRow) -> bool:
-        """Whether the row found room on the stream."""
+        """Whether the row found room on the stream, or is on its way already."""
         self._note(row)
+        now = self._clock.monotonic()
+        if (now - self._unsettled[row.batch_id].accepted_at) * 1_000 < self._patience_ms:
+            return True  # it lies in the queue: one more would be the storm; it is due again later
         self._settle_frame(row.batch_id)  # an older frame of it need not go any more
         frame = batch_frame(
             self._address,
@@ -261,8 +267,12 @@ class Outbox:
                 _log.warning("settled outbox rows not deleted", error=type(error).__name__)
 
     def _on_answer(self, answer: EnqueueResponse) -> None:
+        now = self._clock.monotonic()
         for batch_id in answer.accepted_batch_ids:
             self._settle_frame(batch_id)
+            known = self._unsettled.get(batch_id)
+            if known is not None:
+                known.accepted_at = now
         for lag in answer.lag:
             self._lag_ms = lag.lag_ms
 

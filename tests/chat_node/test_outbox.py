@@ -130,6 +130,22 @@ async def test_nothing_younger_than_the_queues_lag_is_sent_again() -> None:
     assert set(rows.waits) == {23_000}
 
 
+async def test_what_the_queue_took_is_not_sent_again_while_it_may_lie_there() -> None:
+    """After an outage of the queue all rows are old: their age alone must not double them."""
+    rows, clock = ScriptedRows(), StepClock()
+    outbox = parts.outbox(rows, clock)
+    outbox.enqueue(1, b"x", DIGEST)
+    clock.now += 600
+    lag = [QueueLag(lag_ms=7_000)]
+    outbox._on_answer(EnqueueResponse(accepted_batch_ids=[1], lag=lag))
+    for later, sent in ((9.9, []), (0.2, [1])):
+        clock.now += later
+        rows.due = [[row(1)]]
+        await outbox.took_over()
+        assert [number for number, _ in outbox.stream.take_back()] == sent
+    assert outbox.unsettled == 1
+
+
 async def test_rows_that_were_taken_over_go_at_once_and_then_wait_like_all() -> None:
     rows = ScriptedRows()
     outbox = parts.outbox(rows)

@@ -6,8 +6,8 @@ above the mean asks its oldest sessions to reconnect (``going_away``, reason reb
 its surplus at each look, each session at a moment of its own, and all of it in about a minute.
 
 Where they go is for their balancing to decide; who comes back here is young and is left alone. A
-node that is little above the mean asks nobody, so nothing moves to and fro. Sessions also move by
-age alone (see `live_session`), before their connection reaches its greatest age.
+node that is little above the mean asks nobody, so nothing moves back and forth. Sessions also move
+by age alone (see `live_session`), before their connection reaches its greatest age.
 
 Knows neither presence nor how clients are balanced.
 """

@@ -10,7 +10,8 @@ at any time.
 The count of unsettled rows is the only bound on sending: above it messages are refused with
 OUTBOX_FULL. A lag of the queue must never become a storm: nothing is resent that is younger than
 the lag sync reports plus 3 s, or sooner than that after the last time, or after the queue took it
-last; each row doubles its wait up to a minute; and no more rows are read than there is room for on the stream.
+last; each row doubles its wait up to a minute; and no more rows are read than there is room for on
+the stream.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -30,7 +30,15 @@ def data(running_mesh: RunningMesh) -> Path:
 
 
 def listed(data: Path, *arguments: str) -> dict[str, Any]:
-    command: tuple[str | Path, ...] = ("queue", "dead-letters", "list", "--json", "--data", data, *arguments)
+    command: tuple[str | Path, ...] = (
+        "queue",
+        "dead-letters",
+        "list",
+        "--json",
+        "--data",
+        data,
+        *arguments,
+    )
     found: dict[str, Any] = json.loads(chatmesh(*command).stdout)
     return found
 
@@ -96,7 +104,10 @@ def test_wrong_usage_and_a_mesh_that_is_away(tmp_path: Path) -> None:
     chatmesh("queue", "dead-letters", "retry", "0", code=2)
     chatmesh("queue", "dead-letters", "list", "--limit", "0", code=2)
     assert "chatmesh up" in chatmesh("queue", "status", "--data", tmp_path, code=1).stderr
-    nowhere = {"CHATMESH_SYNC_TARGET": "127.0.0.1:1", "CHATMESH_PUSH_TARGET": "127.0.0.1:1"}
-    away = chatmesh("queue", "dead-letters", "list", code=1, **nowhere)
+    nowhere = "127.0.0.1:1"
+    away = chatmesh(
+        "queue", "dead-letters", "list", code=1,
+        CHATMESH_SYNC_TARGET=nowhere, CHATMESH_PUSH_TARGET=nowhere,
+    )  # fmt: skip
     assert "push_svc: UNAVAILABLE" in away.stderr
     assert "Traceback" not in away.stderr

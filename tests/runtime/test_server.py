@@ -18,10 +18,11 @@ from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]
 
 from chatmesh.embedded import certificates
 from chatmesh.runtime import callers, faults, listener, peers
+from chatmesh.runtime.addresses import resolve_target
 from chatmesh.runtime.callers import CALLER_METADATA
 from chatmesh.runtime.errors import AddressTaken, StartupError
 from chatmesh.runtime.listener import MESH_LIMITS, PUBLIC_LIMITS, ServerTls
-from chatmesh.runtime.peers import Peer, resolve_target
+from chatmesh.runtime.peers import Peer
 from chatmesh.runtime.readiness import Readiness
 from chatmesh.runtime.server import Face, GrpcServer, mesh_server
 from chatmesh.runtime.settings import ServerSettings

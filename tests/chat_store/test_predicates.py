@@ -21,6 +21,7 @@ ANSWERING = (
 """Modules whose statements are run for a caller. The others do the node's own work: leases, outbox,
 receipts of sessions, sweeps."""
 READS = re.compile(rf"\b(?:FROM|JOIN|UPDATE)\s+chat\.({'|'.join(OWNED)})\b", re.IGNORECASE)
+STATEMENT = re.compile(r"\s*(?:SELECT|WITH|UPDATE|DELETE|INSERT)\b", re.IGNORECASE)
 PARAMETER = re.compile(r"p_(?:account|tenant|sender|owner|actor|one|low)\w*\s+(?:\w+)")
 PREDICATE = re.compile(
     r"\b(?:account|owner|tenant|sender|external_id)\s*=\s*(?:ANY\s*\(\s*)?%"
@@ -78,7 +79,9 @@ def test_every_statement_for_a_caller_says_whose_rows_it_reads() -> None:
     of_callers = {
         name: text
         for name, text in statements().items()
-        if name.partition(".")[0] in ANSWERING and READS.search(text)
+        if name.partition(".")[0] in ANSWERING
+        and READS.search(text)
+        and STATEMENT.match(text)  # a part of one is judged with its whole
     }
     assert len(of_callers) >= 10, "the statements were found"
     assert [name for name, text in of_callers.items() if not PREDICATE.search(text)] == []

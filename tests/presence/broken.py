@@ -60,7 +60,7 @@ async def broken_mesh() -> AsyncIterator[BrokenMesh]:
                 data=Path(folder) / "data",
                 chat_nodes=4,
                 ports="auto",
-                replicas={"presence_svc": 2},
+                replicas={"presence_svc": 2, "sequencer_svc": 2},
                 redis_url=valkey.url,
                 environment={
                     "presence_svc": {

@@ -1,4 +1,4 @@
-"""A mesh where only contacts reach each other: reach and limits of the settings are the commit's."""
+"""A mesh where only contacts reach each other: settings of reach and limits are the commit's."""
 
 from __future__ import annotations
 

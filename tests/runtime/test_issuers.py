@@ -245,3 +245,26 @@ async def test_a_key_server_that_is_away_costs_one_fetch_per_30_s(
     clock.now += keys.PERIODIC_REFRESH_SECONDS
     again = person(key, jti="again", exp=clock.now + 100)
     assert (await verifier.verify(again)).user_id == "alice", "known keys go on"
+
+
+def test_the_recipes_of_the_guide_are_settings(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "identity.md").read_text()
+    recipes = [block.partition("```")[0] for block in guide.split("```json\n")[1:]]
+    assert len(recipes) == 2
+    file = tmp_path / "file"
+    file.write_text("")
+    issuers = []
+    for recipe in recipes:
+        for fields in json.loads(recipe):
+            paths = {name: file for name in ("jwks_ca", "jwks_bearer_file") if name in fields}
+            issuers.append(IssuerSettings(**{**fields, **paths}))
+    assert len(TokenVerifier(issuers, FakeClock())._issuers) == 2
+
+
+def test_what_only_a_url_needs_is_refused_without_one(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text("{}")
+    for name in ("jwks_ca", "jwks_bearer_file"):
+        fields: dict[str, Any] = {name: file}
+        with pytest.raises(ValueError, match="jwks_url"):
+            IssuerSettings(issuer="i", audience="a", jwks_file=file, **fields)

@@ -52,6 +52,7 @@ gen: setup  ## stubs from protos/ into chatmesh/v1 and chatmesh/mesh/v1
 	@$(PY) tools/gen_stubs.py
 	@$(PY) tools/error_table.py
 	@$(PY) tools/variable_names.py
+	@$(PY) tools/reference_pages.py
 
 lock: setup  ## pins with hashes from pyproject.toml; UPGRADE=1 takes newer versions
 	@sh tools/lock.sh

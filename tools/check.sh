@@ -23,6 +23,7 @@ check breaking python tools/check_breaking.py
 check stubs python tools/gen_stubs.py --check
 check error-table python tools/error_table.py --check
 check variables python tools/variable_names.py --check
+check reference-pages python tools/reference_pages.py --check
 check spelling codespell
 check dependencies deptry .
 # every overlay rendered, against schemas, policies, the settings of the code and the contract

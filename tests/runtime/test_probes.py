@@ -59,7 +59,7 @@ async def test_each_probe_asks_its_own_question(probed: Probed) -> None:
 
 async def test_an_unknown_name_is_told(probed: Probed) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await probed.ask("readyness")
+        await probed.ask("no.such.probe")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 

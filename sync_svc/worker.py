@@ -23,13 +23,13 @@ from chatmesh.runtime.trace import Tracer
 from sync_svc import measures
 from sync_svc.inbox import Inbox, Taken
 from sync_svc.links import Links
+from sync_svc.news import WaitingNews
 from sync_svc.plan import (
     Batch,
     Ledger,
     NodeDelivery,
     PendingHint,
     PushOrder,
-    Routes,
     after_no_answers,
     after_no_session,
     plan,
@@ -73,6 +73,8 @@ class Worker:
         self._letters: DeadLetters
         self._again: list[PendingHint] = []
         self._waiting: list[PendingHint] = []
+        self._news = WaitingNews()
+        self._dropped = metrics.counter(measures.SIGNALS_DROPPED)
         self._waiting_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._handling = False
@@ -129,6 +131,7 @@ class Worker:
             for pending in self._waiting:  # presence knows nothing of them: not within a stop
                 self._ledger.forget(pending.batch)
             self._waiting.clear()
+            self._news.take()  # their nodes look again within a minute
             self._progress.clear()
             if self._has_work() or self._handling or len(self._ledger):
                 await self._progress.wait()
@@ -136,22 +139,28 @@ class Worker:
     # -- one gathering ------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        return bool(len(self._inbox) or self._again or (self._waiting_due and self._waiting))
+        waits = self._waiting or len(self._news)
+        return bool(len(self._inbox) or self._again or (self._waiting_due and waits))
 
     async def _gather(self) -> None:
         fresh = self._inbox.take(GATHER_HINTS)
         hints, signals = self._open(fresh)
         again, self._again = self._again, []
         waiting: list[PendingHint] = []
+        news: list[Signal] = []
         if self._waiting_due:
             waiting, self._waiting = self._waiting, []
+            news = self._news.take()
             self._waiting_due = False
         self._gathered.observe(len(hints) + len(again) + len(waiting))
         sampled = [hint for one in fresh for hint in one.sampled]
         began_ns = time.time_ns() if sampled else 0
         answer = await self._look_up(
             [hint.hint.account_id for hint in hints] + [signal.account_id for signal in signals],
-            [hint.hint.account_id for hint in again + waiting],
+            [
+                *(hint.hint.account_id for hint in again + waiting),
+                *(signal.account_id for signal in news),
+            ],
             sampled[0].trace_context if sampled else b"",
         )
         if sampled:
@@ -164,7 +173,7 @@ class Worker:
         self._carry_out(hints, answer)
         self._carry_out(waiting, answer)
         self._carry_out(again, answer, again=True)
-        self._carry_signals(signals, answer.routes)
+        self._carry_signals([*news, *signals], answer)
 
     def _open(self, batches: Sequence[Taken]) -> tuple[list[PendingHint], list[Signal]]:
         hints: list[PendingHint] = []
@@ -232,18 +241,27 @@ class Worker:
         if made.waits:
             self._counts["waiting"].inc(len(made.waits))
             self._waiting.extend(made.waits)
-            if self._timer is None:
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(self._unknown_retry_seconds, self._wait_over)
+            self._wait()
         self._settle(settled)
 
-    def _carry_signals(self, signals: Iterable[Signal], routes: dict[int, Routes]) -> None:
+    def _carry_signals(self, signals: Sequence[Signal], answer: Answer) -> None:
+        if answer.unknown:
+            if dropped := self._news.keep(signals):
+                self._dropped.inc(dropped)
+            if len(self._news):
+                self._wait()
         for signal in signals:
-            found = routes.get(signal.account_id)
+            found = answer.routes.get(signal.account_id)
             for node_id in found.nodes if found is not None else ():
                 link = self._links.to(node_id, self._routes.target_of(node_id))
                 if link is not None:
                     link.signal(signal)
+
+    def _wait(self) -> None:
+        """Presence does not know: ask again later."""
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._unknown_retry_seconds, self._wait_over)
 
     def _wait_over(self) -> None:
         self._timer = None

@@ -210,6 +210,26 @@ async def test_signals_are_routed_and_neither_settled_nor_pushed(
     assert peers.push.targets == []
 
 
+async def test_while_presence_does_not_know_news_wait_and_gossip_does_not(
+    replicas: Replicas, peers: Peers, valkey: stores.Store
+) -> None:
+    """That contacts changed is told to the nodes that turn up after Redis was emptied."""
+    sender, receiver = await peers.node(), await peers.node()
+    peers.presence.unknown = True
+    source = await replicas.source(await replicas.start(valkey.url), sender)
+    typing = Signal(account_id=BOB, frame=b"typing", coalesce_key=b"t")
+    news = [Signal(account_id=BOB, coalesce_key=b"c", node_id=number) for number in (1, 2)]
+    await source.enqueue(source.batch(0, signals=[news[0], typing]))
+    await source.enqueue(source.batch(0, signals=[news[1]]))
+    await peers.presence.until(lambda: len(peers.presence.asked) >= 4)
+    peers.presence.online(BOB, receiver)
+    peers.presence.unknown = False
+    await receiver.until(lambda: bool(receiver.signals))
+    await source.enqueue(source.batch(3, [hint(BOB, 1)]))
+    await source.until_done(3)
+    assert receiver.signals == news[1:], "the newest of a key, once"
+
+
 async def test_presence_away_is_waited_for(
     replicas: Replicas, peers: Peers, valkey: stores.Store
 ) -> None:

@@ -55,6 +55,10 @@ class EventFlag(IntFlag):
     """May notify its recipients (visible and not silent)."""
     NO_SESSION = 4
     """Sent without a session: all of the sender's own devices need a hint, not all but one."""
+    ERASED = 8
+    """Of stored events alone: nothing is left of the body."""
+    EDITED = 16
+    """Of stored events alone: whose text it is depends on who reads (chat.edited_body_1)."""
 
 
 class CommitStatus(IntEnum):

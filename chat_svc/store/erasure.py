@@ -83,6 +83,14 @@ WHERE (e.conversation, e.conversation_seq) > (%(conversation)s, %(seq)s)
     OR (e.conversation, e.conversation_seq) <= (%(to_conversation)s, %(to_seq)s))
   AND e.sender <> %(account)s AND position(%(name)s::bytea IN e.body) > 0
 """
+_VERSIONS: Final = """
+DELETE FROM chat.event_version v USING chat.conversation c
+WHERE c.id = v.conversation AND c.tenant = %(tenant)s
+  AND (v.conversation, v.conversation_seq) > (%(conversation)s, %(seq)s)
+  AND (%(to_conversation)s::bigint IS NULL
+    OR (v.conversation, v.conversation_seq) <= (%(to_conversation)s, %(to_seq)s))
+  AND position(%(name)s::bytea IN v.body) > 0
+"""
 _REWRITE: Final = """
 UPDATE chat.event SET body = %s WHERE conversation = %s AND conversation_seq = %s AND body = %s
 """
@@ -142,17 +150,15 @@ class ErasureStore:
         erased = await calls.row(
             self._database, _EVENTS, (at.account, *start, to_conversation, to_seq)
         )
-        naming = await calls.rows(
-            self._database,
-            _NAMING,
-            {
-                "tenant": at.tenant_id, "account": at.account, "name": at.user.encode(),
-                "conversation": start[0], "seq": start[1],
-                "to_conversation": to_conversation, "to_seq": to_seq,
-            },
-        )  # fmt: skip
-        for conversation, seq, body in naming:
+        values = {
+            "tenant": at.tenant_id, "account": at.account, "name": at.user.encode(),
+            "conversation": start[0], "seq": start[1],
+            "to_conversation": to_conversation, "to_seq": to_seq,
+        }  # fmt: skip
+        for conversation, seq, body in await calls.rows(self._database, _NAMING, values):
             await self._take_out(conversation, seq, bytes(body), at.user)
+        # last: an edit may have kept, meanwhile, what it replaced
+        await calls.change(self._database, _VERSIONS, values)
         if end is None:
             at = await self.move(at, Stage.TIMELINE)
         else:

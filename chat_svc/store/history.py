@@ -11,7 +11,7 @@ from chatmesh.runtime.postgres import Database
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """An event as history reads it now: body blank when erased."""
+    """An event as history reads it now, for one reader: body blank when erased."""
 
     conversation: int
     conversation_seq: int
@@ -52,7 +52,10 @@ WHERE m.account = %(account)s AND m.conversation = %(conversation)s
 _FORWARD: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
   coalesce(s.external_id, ''), e.created_at_ms, e.kind,
-  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN ''
+    WHEN e.flags & 16 > 0
+      THEN chat.edited_body_1(%(account)s, e.conversation, e.conversation_seq, e.body)
+    ELSE e.body END, c.kind
 FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
 JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s
@@ -64,7 +67,10 @@ ORDER BY e.conversation_seq LIMIT %(limit)s
 _BACKWARD: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
   coalesce(s.external_id, ''), e.created_at_ms, e.kind,
-  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN ''
+    WHEN e.flags & 16 > 0
+      THEN chat.edited_body_1(%(account)s, e.conversation, e.conversation_seq, e.body)
+    ELSE e.body END, c.kind
 FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
 JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s
@@ -76,7 +82,10 @@ ORDER BY e.conversation_seq DESC LIMIT %(limit)s
 _ONE: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
   coalesce(s.external_id, ''), e.created_at_ms, e.kind,
-  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN '' ELSE e.body END, c.kind
+  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN ''
+    WHEN e.flags & 16 > 0
+      THEN chat.edited_body_1(%(account)s, e.conversation, e.conversation_seq, e.body)
+    ELSE e.body END, c.kind
 FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
 JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s AND e.conversation_seq = %(seq)s

@@ -83,7 +83,10 @@ LEFT JOIN LATERAL (
   SELECT loud.*, count(*) OVER () AS waiting,
     count(*) FILTER (WHERE loud.mention) OVER () AS mentions
   FROM (
-    SELECT t.timeline_seq, e.id, e.conversation, s.external_id AS sender_user, c.title, e.body,
+    SELECT t.timeline_seq, e.id, e.conversation, s.external_id AS sender_user, c.title,
+      CASE WHEN e.flags & 16 > 0
+        THEN chat.edited_body_1(d.account, e.conversation, e.conversation_seq, e.body)
+        ELSE e.body END AS body,
       coalesce(e.mentions @> ARRAY[d.account], false) AS mention, m.mute, m.mute_until_ms
     FROM (SELECT * FROM chat.timeline t WHERE t.account = d.account AND NOT h.disabled
       AND t.timeline_seq > d.acked_seq AND t.timeline_seq <= h.notify_seq

@@ -382,7 +382,7 @@ Global___ListConversationsResponse: _TypeAlias = ListConversationsResponse  # no
 
 @_typing.final
 class ListMessagesRequest(_message.Message):
-    """Reads a conversation's history as it reads now (edits applied, deleted blanked)."""
+    """Reads a conversation's history as it reads now for the caller: edits that the caller may read applied, deleted blanked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

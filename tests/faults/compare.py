@@ -94,8 +94,13 @@ def _compare_device(run: Run, person: Person, device: RecordedDevice) -> None:
 
 
 def _readable(model: Model, chat: Chat, user: str) -> list[Reading]:
-    """How the messages of somebody's stays read now, for all who are members now."""
-    return [one for one in model.reads_now(chat) if chat.may_read(user, one.conversation_seq)]
+    """How the messages of somebody's stays read now for them: by what happened in the stays, but
+    that what is deleted is deleted for all."""
+    now = {one.conversation_seq: one for one in model.reads_now(chat)}
+    return [
+        lived if now[lived.conversation_seq].body is not None else now[lived.conversation_seq]
+        for lived in _seen_by(chat, user)
+    ]
 
 
 def _seen_by(chat: Chat, user: str) -> list[Reading]:
@@ -108,18 +113,10 @@ def _seen_by(chat: Chat, user: str) -> list[Reading]:
 
 
 def _same(shown: list[Reading], seen: list[Reading], now: list[Reading]) -> bool:
-    """Whether a device shows what was seen; where an edit or a deletion came after somebody had
-    left, a device that read the message later shows that."""
-    if not len(shown) == len(seen) == len(now):
-        return False
-    return all(
-        one == lived
-        or (
-            one.body == newest.body
-            and one.conversation_seq == newest.conversation_seq
-            and (one.body is None or one.reactions == lived.reactions)
-        )
-        for one, lived, newest in zip(shown, seen, now, strict=True)
+    """Whether a device shows what was seen; where a deletion came after somebody had left, a device
+    that read the message later shows that. An edit that came after it is shown by none."""
+    return len(shown) == len(seen) == len(now) and all(
+        one in (lived, newest) for one, lived, newest in zip(shown, seen, now, strict=True)
     )
 
 

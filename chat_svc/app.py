@@ -180,6 +180,8 @@ def _run_loops(ground: Ground, path: Path, sides: Sides, node: ChatNode) -> None
     retention = Retention(ground.store.retention, ground.limits, ground.clock)
     lifecycle.background("retention", retention.run)
     lifecycle.background("expiry", retention.run_expiry)
+    lifecycle.background("search index", path.search.run)
+    lifecycle.background("search sweep", path.search.run_sweep)
     lifecycle.background("reaper", sides.reaper.run)
     lifecycle.background("comparison", sides.comparison.run)
     lifecycle.background("neighbours", sides.neighbours.run)

@@ -36,6 +36,7 @@ from chat_svc.node.push import PushLink
 from chat_svc.node.receipt_telling import ReceiptTelling
 from chat_svc.node.receipts import Receipts
 from chat_svc.node.resolver import Resolver
+from chat_svc.node.search import SearchIndexing
 from chat_svc.node.sessions import Sessions
 from chat_svc.node.showing import Showing
 from chat_svc.node.signals import Signals
@@ -101,6 +102,7 @@ class Path:
     lease: NodeLease
     waiting: WaitingLane
     committer: Committer
+    search: SearchIndexing
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,8 @@ async def lay_ground(
         database=database,
         lane=lane,
         waiting_lane=waiting_lane,
-        store=ChatStore.on(database, lane, edit_window_ms=_edit_window_ms(settings)),
-        call_store=ChatStore.on(call_database, lane, edit_window_ms=_edit_window_ms(settings)),
+        store=_store(settings, database, lane),
+        call_store=_store(settings, call_database, lane),
         links=open_links(settings, stack),
         postgres=postgres,
         room=room,
@@ -220,9 +222,19 @@ def build_path(ground: Ground) -> Path:
     lease = NodeLease(store.nodes, ground.address, clock)
     batch_ids = BatchIds(ground.address)
     second = CommitStore(ground.waiting_lane, edit_window_ms=_edit_window_ms(ground.settings))
+    search = SearchIndexing(store.search, clock, counters)
     runner, waiting_runner = (
         CommitRunner(
-            call, lane, ground.address, batch_ids, outbox, handover, clock, counters, ground.tracer
+            call,
+            lane,
+            ground.address,
+            batch_ids,
+            outbox,
+            handover,
+            clock,
+            counters,
+            ground.tracer,
+            search.note,
         )
         for call, lane in ((store.commit, ground.lane), (second, ground.waiting_lane))
     )
@@ -240,7 +252,9 @@ def build_path(ground: Ground) -> Path:
         ground.limits.commit_rows,
         lambda: ground.room.is_full,
     )
-    return Path(sessions, id_stream, ids, outbox, resolver, handover, lease, waiting, committer)
+    return Path(
+        sessions, id_stream, ids, outbox, resolver, handover, lease, waiting, committer, search
+    )
 
 
 def build_sides(ground: Ground, path: Path) -> Sides:
@@ -335,13 +349,13 @@ def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier
     opening = Opening(
         OpeningParts(
             address=ground.address,
+            lease=path.lease,
             limits=ground.limits,
             devices=ground.store.devices,
             conversations=ground.store.conversations,
             resolver=path.resolver,
             sessions=path.sessions,
             presence=sides.presence,
-            lease=path.lease,
             watching=sides.watching,
             neighbours=sides.neighbours,
             farewell=sides.farewell,
@@ -376,6 +390,15 @@ def build_node(ground: Ground, path: Path, sides: Sides, verifier: TokenVerifier
     )
     sides.presence.on_superseded = node.superseded
     return node
+
+
+def _store(settings: ChatSettings, database: Database, lane: Lane) -> ChatStore:
+    return ChatStore.on(
+        database,
+        lane,
+        edit_window_ms=_edit_window_ms(settings),
+        search_language=settings.search_language,
+    )
 
 
 def _edit_window_ms(settings: ChatSettings) -> int:

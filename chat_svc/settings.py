@@ -70,6 +70,11 @@ class ChatSettings(PublicServerSettings):
     """Sessions older than this may be asked to move when this node holds clearly more than its
     share of all sessions, so that new nodes get theirs; 0 = never."""
 
+    search_language: str = Field(default="simple", pattern=r"^[a-z][a-z_]{0,62}$")
+    """Text search configuration of PostgreSQL that splits messages and searches into words, the
+    same for all chat nodes: `simple` takes words as they are, `english` and others their stems.
+    When it is changed, the index is made anew in the background."""
+
     fill_readers: int = Field(default=4, ge=1, le=64)
     """Timeline reads at a time, over all sessions: a storm of reconnects takes turns."""
 

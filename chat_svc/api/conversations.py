@@ -21,9 +21,11 @@ from chat_svc.api.parts import (
 from chat_svc.api.storeless import outlives_the_store
 from chat_svc.core.audit import AuditAction, Note
 from chat_svc.core.membership import Change, Role
+from chat_svc.core.searching import check_query
 from chat_svc.store.conversations import ActivityCursor, ConversationView, MemberChange
 from chat_svc.store.govern import Properties
 from chat_svc.store.receipts import Mark
+from chat_svc.store.search import NEWEST, HitPosition
 from chatmesh import errors
 from chatmesh.v1 import conversations_pb2 as pb
 from chatmesh.v1.conversations_pb2_grpc import ConversationServiceServicer
@@ -206,9 +208,28 @@ class ConversationApi(ConversationServiceServicer):
     async def SearchMessages(
         self, request: pb.SearchMessagesRequest, context: Context
     ) -> pb.SearchMessagesResponse:
-        """Not offered yet."""
-        await caller_of(self._parts, context)
-        raise errors.UNIMPLEMENTED()
+        """Hits among what the caller may see, newest first."""
+        who = await caller_of(self._parts, context)
+        wanted = check_query(request.query)
+        number = checks.position(request.conversation_id, "conversation_id")
+        limit = checks.page_size(request.page_size, 20, 100)
+        tokens, query = self._parts.tokens, checks.query_of(request)
+        state = tokens.open(who.account.id, query, request.page_token)
+        page = await self._store.search.search(
+            who.account.id,
+            wanted,
+            conversation=number,
+            before=NEWEST if state is None else HitPosition(*_CURSOR.unpack(state)),
+            limit=limit,
+        )
+        token = ""
+        if page.following is not None:
+            end = page.following
+            state = _CURSOR.pack(end.created_at_ms, end.conversation, end.conversation_seq)
+            token = tokens.seal(who.account.id, query, state)
+        return pb.SearchMessagesResponse(
+            hits=[convert.hit(one) for one in page.hits], next_page_token=token
+        )
 
     async def UpdateMemberState(
         self, request: pb.UpdateMemberStateRequest, context: Context

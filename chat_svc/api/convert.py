@@ -11,6 +11,8 @@ from chat_svc.store.conversations import (
     MemberStateRow,
 )
 from chat_svc.store.history import EventRow, MessagePage
+from chat_svc.store.search import Hit
+from chatmesh.v1.conversations_pb2 import SearchHit
 from chatmesh.v1.types_pb2 import (
     Conversation,
     ConversationKind,
@@ -47,6 +49,13 @@ def page_events(page: MessagePage) -> list[Event]:
         event(row, high if row.sender_user == low else low, page.conversation_kind)
         for row in page.messages
     ]
+
+
+def hit(found: Hit) -> SearchHit:
+    """A message that was found, and the piece of it that says so."""
+    (low, high), row = found.peers, found.message
+    peer = high if row.sender_user == low else low
+    return SearchHit(message=event(row, peer, row.conversation_kind), highlight=found.highlight)
 
 
 def conversation(view: ConversationView, caller_user: str) -> Conversation:

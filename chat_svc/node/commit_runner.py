@@ -12,7 +12,7 @@ A batch is never given up for want of PostgreSQL, and no client can cancel it.
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import psycopg
@@ -105,8 +105,10 @@ class CommitRunner:
         clock: Clock,
         counters: NodeCounters,
         tracer: Tracer,
+        committed_in: Callable[[Iterable[int]], None] | None = None,
     ) -> None:
         self._call = call
+        self._committed_in = committed_in
         self._lane = lane
         self._address = address
         self._batch_ids = batch_ids
@@ -131,6 +133,8 @@ class CommitRunner:
         except Exception as error:  # noqa: BLE001 - not the store's state: one of the rows is to blame
             return await self._without_poison(sends, error)
         self._hops(sends, outcomes, began_ns)
+        if self._committed_in is not None:
+            self._committed_in(send.conversation for send in sends)
         await failpoints.hit("commit.after")
         await self._handover.sends(batch_id, sends, outcomes)
         answered = zip(sends, outcomes, strict=True)

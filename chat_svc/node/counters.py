@@ -42,6 +42,7 @@ _SPECS: Final = {
     "presence_shown": "Presences put before sessions",
     "presence_delayed": "Presences that waited: the node's pace, or a device that reads slowly",
     "contacts_unwatched": "Contacts that sessions do not watch: above the limit of contacts",
+    "search_events": "Events looked at for the search index",
     "keyed_dropped": "Receipts, presence and typing dropped for devices that do not read",
 }
 
@@ -81,6 +82,7 @@ class NodeCounters:
     presence_shown: int = 0
     presence_delayed: int = 0
     contacts_unwatched: int = 0
+    search_events: int = 0
     keyed_dropped: int = 0
 
 

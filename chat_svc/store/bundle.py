@@ -20,6 +20,7 @@ from chat_svc.store.push_state import PushStateStore
 from chat_svc.store.receipts import ReceiptStore
 from chat_svc.store.relations import RelationStore
 from chat_svc.store.retention import RetentionStore
+from chat_svc.store.search import SearchStore
 from chat_svc.store.self_log import SelfLogStore
 from chat_svc.store.snapshot import SnapshotStore
 from chat_svc.store.timeline import TimelineStore
@@ -53,13 +54,21 @@ class ChatStore:
     receipts: ReceiptStore
     relations: RelationStore
     retention: RetentionStore
+    search: SearchStore
     self_log: SelfLogStore
     snapshot: SnapshotStore
     timeline: TimelineStore
     users: UserStore
 
     @classmethod
-    def on(cls, database: Database, lane: Lane, *, edit_window_ms: int = 86_400_000) -> Self:
+    def on(
+        cls,
+        database: Database,
+        lane: Lane,
+        *,
+        edit_window_ms: int = 86_400_000,
+        search_language: str = "simple",
+    ) -> Self:
         """All stores; the commit on its own lane."""
         return cls(
             accounts=AccountStore(database),
@@ -77,6 +86,7 @@ class ChatStore:
             receipts=ReceiptStore(database),
             relations=RelationStore(database),
             retention=RetentionStore(database),
+            search=SearchStore(database, language=search_language),
             self_log=SelfLogStore(database),
             snapshot=SnapshotStore(database),
             timeline=TimelineStore(database),

@@ -167,10 +167,3 @@ async def test_acting_for_a_user_needs_the_scope(api: Api) -> None:
         backend, get, request, scopes=["chatmesh.act_as"], chatmesh_on_behalf_of=owner
     )
     assert answer.conversation.state.role == MEMBER_ROLE_OWNER
-
-
-async def test_what_is_not_offered_says_so(api: Api) -> None:
-    (user,) = await names(api, 1)
-    for method, request in ((api.conversations.SearchMessages, pb.SearchMessagesRequest()),):
-        with pytest.raises(Fault, match="UNIMPLEMENTED"):
-            await api.call(user, method, request)

@@ -211,7 +211,9 @@ async def test_nothing_of_an_erased_user_is_left(erased: Erased) -> None:
         async with asyncio.timeout(DEADLINE_SECONDS):
             while not one.in_redis():  # noqa: ASYNC110 - another process writes
                 await asyncio.sleep(0.1)
-        held = one.in_postgres()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while "chat.search_entry.words" not in (held := one.in_postgres()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)  # the index is filled behind the commit
         for column in (
             "chat.account.external_id", "chat.device.device_id", "chat.event.body",
             "chat.member.draft", "push.push_token.token", "chat.audit.actor", "chat.audit.user_id",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from chatmesh.cli.bench.latency import Histogram
+from chatmesh.cli.bench.loaders import LOAD_MODULE, LoadProcess, RunFailed
 from chatmesh.cli.bench.plan import ImpossibleLoad, Load, place_pairs, user_names
-from chatmesh.cli.bench.run import LOAD_MODULE, LoadProcess, RunFailed
 from tests.bench.liar import lying_server
 
 MESSAGES = 100

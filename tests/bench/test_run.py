@@ -15,10 +15,11 @@ from rich.console import Console
 
 from chatmesh.cli.bench import compare, readback, report, saved
 from chatmesh.cli.bench.latency import Histogram
+from chatmesh.cli.bench.loaders import LOAD_MODULE, RunFailed
 from chatmesh.cli.bench.outcome import Outcome, Totals
 from chatmesh.cli.bench.plan import Load
 from chatmesh.cli.bench.processes import MeshDied, MeshProcesses
-from chatmesh.cli.bench.run import LOAD_MODULE, RunFailed, run
+from chatmesh.cli.bench.run import run
 from chatmesh.embedded import keys
 from chatmesh.embedded.running import ProcessInfo, RunningMesh
 from chatmesh.testing.mesh import start_mesh
@@ -92,7 +93,7 @@ async def test_figures_have_the_names_that_were_asked_for(
         "waiting for the last messages",
     ]  # fmt: skip
     report.show(Console(quiet=True), outcome)
-    saved.save(tmp_path / "a.json", outcome, 1)
+    saved.save(tmp_path / "a.json", outcome.result(1))
     again = saved.read(tmp_path / "a.json")
     assert again.result == result
     ratios = {name: (a, b) for name, a, b in compare.figures(again.result, result)}

@@ -20,7 +20,8 @@ def compare(
 ) -> None:
     """Show two saved runs and how many times B is A.
 
-    Differences of load, machine or versions come first: with them a ratio says little.
+    Differences of load, machine or versions come first: with them a ratio says little. Both are of
+    one kind (messages, idle, groups, …).
     """
     from rich.console import Console
     from rich.table import Table
@@ -31,6 +32,12 @@ def compare(
         a, b = saved.read(first), saved.read(second)
     except saved.NotARun as error:
         raise CommandError(str(error)) from None
+    if a.kind != b.kind:
+        raise CommandError(
+            f"{first} is a run of `bench {a.kind}` and {second} one of `bench {b.kind}`: "
+            "runs of two kinds have no figure in common",
+            exit_code=2,
+        )
     console = Console()
     for what, left, right in (("load", a.load, b.load), ("machine", a.machine, b.machine)):
         for name in sorted(left.keys() | right.keys()):
@@ -47,21 +54,14 @@ def compare(
 
 
 def figures(
-    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
+    a: Mapping[str, Any], b: Mapping[str, Any]
 ) -> Iterator[tuple[str, float | None, float | None]]:
     """(name, value of A, value of B) of every figure that either run has; settings are none."""
-    for name in dict.fromkeys((*a, *b)):
-        if name == "settings":
-            continue
-        left, right = a.get(name), b.get(name)
-        if isinstance(left, Mapping) or isinstance(right, Mapping):
-            yield from figures(
-                left if isinstance(left, Mapping) else {},
-                right if isinstance(right, Mapping) else {},
-                f"{prefix}{name}.",
-            )
-        else:
-            yield f"{prefix}{name}", left, right
+    from chatmesh.cli.bench import report
+
+    left, right = dict(report.numbers(a)), dict(report.numbers(b))
+    for name in dict.fromkeys((*left, *right)):
+        yield name, left.get(name), right.get(name)
 
 
 def _shown(value: float | None) -> str:

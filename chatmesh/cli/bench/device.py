@@ -36,6 +36,9 @@ class DeviceFailed(Exception):
 class Device:
     """A session of one device."""
 
+    open_seconds: float = OPEN_SECONDS
+    """How long `open` waits until the session is live."""
+
     def __init__(self, plan: DevicePlan, on_failure: Callable[[str], None]) -> None:
         self.plan = plan
         self.out_of_order = 0
@@ -59,7 +62,7 @@ class Device:
         """Connect, say hello, and be live. Raises DeviceFailed."""
         self._opened = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(OPEN_SECONDS):
+            async with asyncio.timeout(self.open_seconds):
                 self._connection = await connect(self.plan.target, tls)
                 self._stream = self._connection.open(
                     SESSION_PATH,
@@ -67,18 +70,21 @@ class Device:
                     self._on_frame,
                     self._on_end,
                 )
-                hello = session_pb2.Hello(
-                    device_id=self.plan.device_id,
-                    device_kind=types_pb2.DEVICE_KIND_PHONE,
-                    capabilities=["slim_echo"],
-                    client_version="chatmesh-bench",
-                )
-                self.write(session_pb2.ClientFrame(hello=hello).SerializeToString())
+                self.write(session_pb2.ClientFrame(hello=self.hello()).SerializeToString())
                 await self._opened
         except TimeoutError:
-            raise DeviceFailed(f"{self.name}: no session within {OPEN_SECONDS} s") from None
+            raise DeviceFailed(f"{self.name}: no session within {self.open_seconds:g} s") from None
         except (OSError, ssl.SSLError) as error:
             raise DeviceFailed(f"{self.name}: cannot connect: {error}") from None
+
+    def hello(self) -> session_pb2.Hello:
+        """What the session begins with; a device that comes back says its cursor."""
+        return session_pb2.Hello(
+            device_id=self.plan.device_id,
+            device_kind=types_pb2.DEVICE_KIND_PHONE,
+            capabilities=["slim_echo"],
+            client_version="chatmesh-bench",
+        )
 
     async def leave(self) -> None:
         """Half-close, as a client that is done, and close the connection."""

@@ -50,6 +50,14 @@ class Histogram:
         self.count += other.count
         self.max_ns = max(self.max_ns, other.max_ns)
 
+    def take(self) -> Histogram:
+        """What was counted so far; counting begins anew. Whoever records here goes on doing so."""
+        taken = Histogram()
+        taken._counts, self._counts = self._counts, taken._counts
+        taken.count, self.count = self.count, 0
+        taken.max_ns, self.max_ns = self.max_ns, 0
+        return taken
+
     def quantile_ns(self, share: float) -> int:
         """The latency that `share` (0 to 1) of all stay at or below; 0 when nothing was counted."""
         if not self.count:

@@ -253,13 +253,13 @@ def plans_from_json(content: list[Mapping[str, Any]]) -> list[PairPlan]:
     ]
 
 
-async def main() -> int:
+async def main(make: type[LoadRun] = LoadRun) -> int:
     """Talk with the command; the exit code is 0 when a result was given."""
     orders = Orders()
     await orders.open()
     order = await orders.next()
     tls = ssl.create_default_context(cafile=order["ca"]) if order["ca"] else None
-    run = LoadRun(
+    run = make(
         Load.from_json(order["load"]), int(order["run"]), plans_from_json(order["pairs"]), tls
     )
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +44,14 @@ class MeasuredMesh:
 
 @contextmanager
 def measured_mesh(
-    data: Path | None, chat_nodes: int, report: Callable[[str], None]
+    data: Path | None,
+    chat_nodes: int,
+    report: Callable[[str], None],
+    environment: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Iterator[MeasuredMesh]:
     """The mesh on `data`, or a new one on free ports in a folder that is removed afterwards.
+
+    `environment` are variables of a new mesh's servers, by module.
 
     Raises an EmbeddedError that says what to do.
     """
@@ -55,7 +60,10 @@ def measured_mesh(
         return
     folder = Path(tempfile.mkdtemp(prefix="chatmesh-bench-"))
     options = MeshOptions(
-        data=folder, chat_nodes=chat_nodes, ports="auto", environment={"*": ENVIRONMENT}
+        data=folder,
+        chat_nodes=chat_nodes,
+        ports="auto",
+        environment={**(environment or {}), "*": ENVIRONMENT},
     )
     keep = False
     try:

@@ -1,12 +1,12 @@
 """`chatmesh bench messages`: pairs of clients that send as fast as it goes, or at a rate."""
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chatmesh.cli import CommandError, JsonOption, progress
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,20 +54,12 @@ DataOption = Annotated[
 ]
 ProcessesOption = Annotated[int, typer.Option(help="Load processes that share the pairs.")]
 AckOption = Annotated[int, typer.Option(help="Milliseconds until a device acks what it stored.")]
-SaveOption = Annotated[
-    pathlib.Path | None,
-    typer.Option(metavar="FILE", help="Write the run, with machine and versions."),
-]
-
 ProfileOption = Annotated[
     bool,
     typer.Option(
         "--profile",
         help="Also show where sampled messages spent their time, hop by hop, and batch sizes.",
     ),
-]
-HtmlOption = Annotated[
-    pathlib.Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
 ]
 
 
@@ -100,7 +92,7 @@ def messages(
     try:
         from rich.console import Console
 
-        from chatmesh.cli.bench import report, saved
+        from chatmesh.cli.bench import report
         from chatmesh.cli.bench.plan import MAX_CHAT_NODES, ImpossibleLoad, Load
     except ImportError as error:
         raise CommandError(f"{error.name} is missing: pip install 'chatmesh[embedded]'") from None
@@ -121,21 +113,11 @@ def messages(
             )
     except ImpossibleLoad as error:
         raise CommandError(str(error), exit_code=2) from None
-    for option, file in (("--save", save), ("--html", html)):
-        if file is not None and not file.parent.is_dir():
-            raise CommandError(f"{option}: there is no folder {file.parent}", exit_code=2)
+    output = Output(as_json, save, html)
     outcome, nodes = _run(
         load, data, chat_nodes or DEFAULT_CHAT_NODES, Console(stderr=True), profile=profile
     )
-    report.show(Console(stderr=as_json), outcome)
-    if save is not None:
-        saved.save(save, outcome, nodes)
-    if html is not None:
-        report.save_page(html, outcome)
-    if as_json:
-        typer.echo(json.dumps(outcome.to_json()))
-    if not outcome.passed:
-        raise CommandError("the run failed: see what was lost, duplicated or out of order above")
+    output.deliver(outcome.result(nodes), lambda console: report.show(console, outcome))
 
 
 def _run(
@@ -148,6 +130,7 @@ def _run(
     import redis
 
     from chatmesh.cli.bench import report, run
+    from chatmesh.cli.bench.loaders import RunFailed
     from chatmesh.cli.bench.mesh import measured_mesh
     from chatmesh.cli.bench.plan import ImpossibleLoad
     from chatmesh.cli.bench.processes import MeshDied
@@ -160,7 +143,7 @@ def _run(
                 outcome = asyncio.run(run.run(measured.mesh, load, bar, profile=profile))
         except ImpossibleLoad as error:
             raise CommandError(str(error), exit_code=2) from None
-        except (run.RunFailed, MeshDied, OSError, psycopg.Error, redis.RedisError) as error:
+        except (RunFailed, MeshDied, OSError, psycopg.Error, redis.RedisError) as error:
             measured.keep = True
             raise CommandError(f"no result: {error} (all logs: {measured.logs})") from None
         if not outcome.passed:

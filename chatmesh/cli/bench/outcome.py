@@ -12,6 +12,7 @@ from typing import Any
 from chatmesh.cli.bench.hops import Hop, Sizes
 from chatmesh.cli.bench.latency import Histogram
 from chatmesh.cli.bench.plan import Load
+from chatmesh.cli.bench.result import Result
 
 
 @dataclass(slots=True)
@@ -64,6 +65,17 @@ class Outcome:
         totals = self.totals
         return totals.delivered > 0 and not (
             totals.lost or totals.duplicated or totals.out_of_order
+        )
+
+    def result(self, chat_nodes: int) -> Result:
+        """In the form that all kinds share."""
+        return Result(
+            kind="messages",
+            load={**self.load.to_json(), "chat_nodes": chat_nodes},
+            figures=self.to_json(),
+            histogram=self.histogram,
+            passed=self.passed,
+            failure="the run failed: see what was lost, duplicated or out of order above",
         )
 
     def to_json(self) -> dict[str, Any]:

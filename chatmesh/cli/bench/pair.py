@@ -37,6 +37,29 @@ class Period:
     """Arrivals within the measured time."""
 
 
+class FrameBudget:
+    """Frames that one session may send now."""
+
+    __slots__ = ("_at", "_tokens")
+
+    def __init__(self) -> None:
+        self._tokens = 1.0
+        self._at = 0.0
+
+    def take(self, limits: types_pb2.Limits) -> bool:
+        """Whether one more frame is within frames_per_second; a tenth is left to acks and pings."""
+        now = time.monotonic()
+        rate = limits.frames_per_second * 0.9
+        self._tokens = min(
+            max(1.0, limits.frames_burst / 2), self._tokens + (now - self._at) * rate
+        )
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
 class Pair:
     """A sender and a receiver."""
 
@@ -64,8 +87,7 @@ class Pair:
         self._intended: deque[int] = deque()
         self._unanswered: deque[bytes] = deque()
         self._echoes = 0
-        self._tokens = 1.0
-        self._tokens_at = 0.0
+        self._budget = FrameBudget()
 
     # -- sending -------------------------------------------------------------------------------
 
@@ -106,7 +128,7 @@ class Pair:
         )
         if room <= 0:
             return  # an answer will set it off
-        if not self._take_token(limits):
+        if not self._budget.take(limits):
             self.is_waiting = True
             return
         now_ms = time.time_ns() // 1_000_000 + self.sender.clock_ahead_ms
@@ -119,19 +141,6 @@ class Pair:
             self.sent += 1
         self.is_waiting = len(self._intended) > 0
         self.sender.write(self._frames.frame(messages))
-
-    def _take_token(self, limits: types_pb2.Limits) -> bool:
-        """Whether one more frame is within frames_per_second; a tenth is left to acks and pings."""
-        now = time.monotonic()
-        rate = limits.frames_per_second * 0.9
-        self._tokens = min(
-            max(1.0, limits.frames_burst / 2), self._tokens + (now - self._tokens_at) * rate
-        )
-        self._tokens_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
     # -- what comes ----------------------------------------------------------------------------
 

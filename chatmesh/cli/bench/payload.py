@@ -29,6 +29,7 @@ _FRAME_SEND: Final = b"\x12"
 _SEND_MESSAGES: Final = b"\x0a"
 _KEY_16: Final = b"\x0a\x10"
 _TO_USER: Final = b"\x12"
+_TO_CONVERSATION: Final = b"\x18"
 _CONTENT: Final = b"\x22"
 _TEXT: Final = b"\x0a"
 _DATA: Final = b"\x12"
@@ -101,18 +102,23 @@ class KeySource:
 
 
 class SendFrames:
-    """Splices ClientFrame{send} for one pair."""
+    """Splices ClientFrame{send} to one user (by name) or one conversation (by its id)."""
 
     __slots__ = ("_after_key", "_before_key")
 
-    def __init__(self, to_user: str, size_bytes: int) -> None:
+    def __init__(self, to: str | int, size_bytes: int) -> None:
         is_text = size_bytes <= LARGEST_TEXT
         media = b"" if is_text else delimited(_MEDIA_OF_DATA, MEDIA_TYPE)
         body_tag = _BODY_OF_TEXT if is_text else _BODY_OF_DATA
         inner = media + body_tag + varint(size_bytes)
         kind = (_TEXT if is_text else _DATA) + varint(len(inner) + size_bytes) + inner
         content = _CONTENT + varint(len(kind) + size_bytes) + kind
-        self._after_key = delimited(_TO_USER, to_user.encode()) + content
+        where = (
+            delimited(_TO_USER, to.encode())
+            if isinstance(to, str)
+            else _TO_CONVERSATION + varint(to)
+        )
+        self._after_key = where + content
         length = len(_KEY_16) + 16 + len(self._after_key) + size_bytes
         self._before_key = _SEND_MESSAGES + varint(length) + _KEY_16
 

@@ -90,10 +90,10 @@ def _run(load: PresenceLoad, data: pathlib.Path | None, chat_nodes: int) -> dict
     import redis
 
     from chatmesh.cli.bench import machine, presence_run
+    from chatmesh.cli.bench.loaders import RunFailed
     from chatmesh.cli.bench.mesh import measured_mesh
     from chatmesh.cli.bench.plan import ImpossibleLoad
     from chatmesh.cli.bench.processes import MeshDied
-    from chatmesh.cli.bench.run import RunFailed
     from chatmesh.runtime import logs
 
     logs.configure("bench", "warning", "console")

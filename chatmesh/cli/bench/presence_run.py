@@ -13,6 +13,7 @@ import redis
 
 from chatmesh.cli.bench import run as runs
 from chatmesh.cli.bench.latency import Histogram
+from chatmesh.cli.bench.loaders import LoadProcess, RunFailed
 from chatmesh.cli.bench.outcome import Outcome
 from chatmesh.cli.bench.plan import DevicePlan, Load
 from chatmesh.cli.bench.processes import MeshProcesses
@@ -43,9 +44,7 @@ async def measure(mesh: RunningMesh, load: PresenceLoad, report: Report) -> dict
     """The figures. Raises RunFailed, MeshDied, ImpossibleLoad and what the stores raise."""
     processes = MeshProcesses(mesh)
     memory = await asyncio.to_thread(_redis_bytes, mesh)
-    loader = await runs.LoadProcess.start(
-        {"pairs": _pairs(mesh, load.pairs), "ca": None}, LOAD_MODULE
-    )
+    loader = await LoadProcess.start({"pairs": _pairs(mesh, load.pairs), "ca": None}, LOAD_MODULE)
     try:
         report(f"connecting {2 * load.pairs:,} devices")
         connected = await _ask(loader, do="connect")
@@ -84,7 +83,7 @@ async def measure(mesh: RunningMesh, load: PresenceLoad, report: Report) -> dict
 
 
 async def _storm(
-    mesh: RunningMesh, load: PresenceLoad, loader: runs.LoadProcess, report: Report
+    mesh: RunningMesh, load: PresenceLoad, loader: LoadProcess, report: Report
 ) -> dict[str, Any]:
     """Messages at a rate, quiet and then while everybody reconnects at once."""
     messages = Load(
@@ -121,7 +120,7 @@ def _silent(_phase: str, _share: float, _delivered: int) -> None:
     """The command reports phases itself."""
 
 
-async def _ask(loader: runs.LoadProcess, **order: Any) -> Any:
+async def _ask(loader: LoadProcess, **order: Any) -> Any:
     await loader.tell(order)
     return await loader.until("done")
 
@@ -129,7 +128,7 @@ async def _ask(loader: runs.LoadProcess, **order: Any) -> Any:
 def _pairs(mesh: RunningMesh, count: int) -> list[list[dict[str, Any]]]:
     """The first of each pair on the first node, the friend on the last."""
     if not mesh.public:
-        raise runs.RunFailed("the mesh has no chat node")
+        raise RunFailed("the mesh has no chat node")
     mark = secrets.token_hex(4)
 
     def device(name: str, target: str) -> dict[str, Any]:

@@ -99,9 +99,11 @@ def _redis_settings(url: str) -> dict[str, Any]:
     return found
 
 
-async def security_settings(mesh: RunningMesh) -> dict[str, Any]:
+async def security_settings(
+    mesh: RunningMesh, public_tls: ssl.SSLContext | None = None
+) -> dict[str, Any]:
     """Security as the listeners show it, and the sampling that was on. Raises OSError."""
-    answer = await _public_without_token(mesh.public[0])
+    answer = await _public_without_token(mesh.public[0], public_tls)
     presence = mesh.addresses_of("presence_svc")[0]
     files = mesh.cli_certificates()
     ours = ssl.create_default_context(cafile=str(files.ca))
@@ -117,8 +119,8 @@ async def security_settings(mesh: RunningMesh) -> dict[str, Any]:
     }
 
 
-async def _public_without_token(target: str) -> Ended:
-    connection = await connect(target)
+async def _public_without_token(target: str, tls: ssl.SSLContext | None) -> Ended:
+    connection = await connect(target, tls)
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
             _, ended = await connection.call(_ANY_PUBLIC, (), [b""])

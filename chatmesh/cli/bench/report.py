@@ -6,20 +6,24 @@ Rules: draws, computes nothing; the figures are those of `Outcome.to_json`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.terminal_theme import MONOKAI
 
+from chatmesh.cli.bench.loaders import Progress as Report
 from chatmesh.cli.bench.outcome import Outcome
-from chatmesh.cli.bench.run import Progress as Report
+from chatmesh.cli.bench.result import MUST_BE_NONE, Result
 
 PAGE_COLUMNS: Final = 132
+LOSSES: Final = ("lost", "duplicated", "out_of_order")
+NO_FIGURES: Final = frozenset(("settings", "machine", "load"))
 WAY_BAR: Final = 30
 MEMORY_AND_CPU_COLUMNS = ("", "CPU ms per message", "memory MiB")
 
@@ -65,7 +69,7 @@ def show(console: Console, outcome: Outcome) -> None:
         f"{result['delivered_per_s']:,.0f}/s[/bold]"
         f"  ({load.pairs} pairs, {how}, {load.size_bytes} bytes)"
     )
-    console.print(_checks(result))
+    console.print(_checks({name: result[name] for name in LOSSES}))
     console.print("  ".join(f"{name} {value:g} ms" for name, value in result["latency_ms"].items()))
     console.print("\n".join(outcome.histogram.lines()), highlight=False)
     console.print(_cost(result))
@@ -79,11 +83,10 @@ def show(console: Console, outcome: Outcome) -> None:
         console.print(f"[dim]{name}: {_flat(settings)}[/dim]", highlight=False)
 
 
-def _checks(result: Mapping[str, Any]) -> str:
-    counts = {name: result[name] for name in ("lost", "duplicated", "out_of_order")}
+def _checks(counts: Mapping[str, Any]) -> str:
     good = not any(counts.values())
     text = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-    return f"[green]every message checked: {text}[/green]" if good else f"[bold red]{text}[/]"
+    return f"[green]all checked: {text}[/green]" if good else f"[bold red]{text}[/]"
 
 
 def _cost(result: Mapping[str, Any]) -> Table:
@@ -118,10 +121,43 @@ def _way(outcome: Outcome) -> Group:
     )  # fmt: skip
 
 
-def save_page(path: Path, outcome: Outcome) -> None:
-    """The same as a page of its own, for people who were not there. Raises OSError."""
+def show_result(console: Console, result: Result) -> None:
+    """A result of any kind: what it says of itself, its histogram, else all of its figures."""
+    if result.headline:
+        console.print(f"\n[bold]{escape(result.headline)}[/bold]")
+    for line in result.lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    counts = {name: result.figures[name] for name in MUST_BE_NONE if name in result.figures}
+    if counts:
+        console.print(_checks(counts))
+    if result.histogram is not None and result.histogram.count:
+        console.print("\n".join(result.histogram.lines()), highlight=False)
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    table.columns[1].justify = "right"
+    for name, value in numbers(result.figures):
+        if name not in counts:
+            table.add_row(name, f"{value:,.6g}")
+    if table.row_count:
+        console.print(table)
+    for name, settings in result.figures.get("settings", {}).items():
+        console.print(f"{name}: {_flat(settings)}", style="dim", markup=False, highlight=False)
+
+
+def numbers(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(name, value) of every number in a result; settings, lists and texts are none."""
+    for name, value in figures.items():
+        if name in NO_FIGURES or isinstance(value, bool):
+            continue
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{name}", value
+
+
+def save_page(path: Path, draw: Callable[[Console], None]) -> None:
+    """What `draw` shows as a page of its own, for people who were not there. Raises OSError."""
     page = Console(record=True, file=io.StringIO(), width=PAGE_COLUMNS, force_terminal=True)
-    show(page, outcome)
+    draw(page)
     page.save_html(str(path), theme=MONOKAI)
 
 

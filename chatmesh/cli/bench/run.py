@@ -9,94 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 import secrets
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from chatmesh.cli.bench import hops, readback
 from chatmesh.cli.bench.latency import Histogram
-from chatmesh.cli.bench.load import MAX_LINE_BYTES
+from chatmesh.cli.bench.loaders import (
+    LOAD_MODULE,
+    LoadProcess,
+    Progress,
+    RunFailed,
+    all_of,
+    sleep_until,
+    watched,
+)
 from chatmesh.cli.bench.outcome import Outcome, Totals
-from chatmesh.cli.bench.plan import ImpossibleLoad, Load, PairPlan, place_pairs, user_names
-from chatmesh.cli.bench.processes import MeshDied, MeshProcesses, cpu_of, memory_of
+from chatmesh.cli.bench.plan import Load, PairPlan, place_pairs, user_names
+from chatmesh.cli.bench.processes import MeshProcesses, cpu_of, memory_of
 from chatmesh.embedded.running import RunningMesh
-
-Progress = Callable[[str, float, int], None]
-"""Phase, share of it that is done (0 to 1), messages delivered so far."""
 
 LEAD_SECONDS: Final = 0.3
 """From the word "go" to the first message: every load process must have heard it."""
-WATCH_SECONDS: Final = 0.5
-LAST_WORDS_SECONDS: Final = 3
 EXPORT_SECONDS: Final = 2.5
 """Processes of the embedded mesh export their spans every second."""
-LOAD_MODULE: Final = "chatmesh.cli.bench.load"
-
-
-class RunFailed(Exception):
-    """There is no result; the text says why and where to look."""
-
-
-class LoadProcess:
-    """A child that is the clients of some pairs."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.pid = process.pid
-        self.delivered = 0
-        self.ticks = 0
-        self.behind_ms = 0.0
-        """Age of the oldest message under way, where the process tells it."""
-
-    @classmethod
-    async def start(cls, order: Mapping[str, Any], module: str = LOAD_MODULE) -> LoadProcess:
-        """Start one and give it its order. `module` is what `python -m` runs."""
-        started = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES,
-        )  # fmt: skip
-        made = cls(started)
-        await made.tell(order)
-        return made
-
-    async def tell(self, order: Mapping[str, Any]) -> None:
-        """One line to it."""
-        if self._process.stdin is not None:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            await self._process.stdin.drain()
-
-    async def until(self, event: str) -> Mapping[str, Any]:
-        """Its next line of this kind; ticks are noted. Raises RunFailed, ImpossibleLoad."""
-        if self._process.stdout is None:
-            raise RunFailed("the load process has no output")
-        while line := await self._process.stdout.readline():
-            content: Mapping[str, Any] = json.loads(line)
-            if content["event"] == event:
-                return content
-            if content["event"] == "failed":
-                failure = ImpossibleLoad if content["impossible"] else RunFailed
-                raise failure(str(content["what"]))
-            self.delivered = content.get("delivered", self.delivered)
-            self.behind_ms = content.get("behind_ms", self.behind_ms)
-            self.ticks += 1
-        code = await self._process.wait()
-        raise RunFailed(f"the load process {self.pid} ended with code {code}")
-
-    async def leave(self) -> None:
-        """After its result: its sessions end in order, and so does it."""
-        await self.tell({"bye": {}})
-        await self._process.wait()
-
-    async def stop(self) -> None:
-        """End it, however far it is."""
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
 
 
 async def run(
@@ -113,11 +52,11 @@ async def run(
         "durable": await asyncio.to_thread(readback.durable_settings, mesh),
         "security": await readback.security_settings(mesh),
     }
-    pairs = _pairs(mesh, load)
+    pairs = pairs_of(mesh, load)
     run_number = secrets.randbits(32)
-    async with _loaders(load, run_number, pairs) as loaders, _watched(processes, loaders):
+    async with load_processes(load, run_number, pairs) as loaders, watched(processes):
         progress("connecting", 0, 0)
-        ready = await _all(loader.until("ready") for loader in loaders)
+        ready = await all_of(loader.until("ready") for loader in loaders)
         outcome = await _measure(mesh, load, processes, loaders, progress, profile=profile)
     settings["limits"] = ready[0]["limits"]
     return dataclasses.replace(outcome, settings=settings)
@@ -140,12 +79,12 @@ async def _measure(
     go = {"go": {"start_ns": start_ns, "measure_ns": measure_ns, "end_ns": end_ns}}
     for loader in loaders:
         await loader.tell(go)
-    ends = asyncio.ensure_future(_all(loader.until("done") for loader in loaders))
+    ends = asyncio.ensure_future(all_of(loader.until("done") for loader in loaders))
     try:
-        await _sleep_until(measure_ns, start_ns, "warming up", ends, loaders, progress)
+        await sleep_until(measure_ns, start_ns, "warming up", ends, loaders, progress)
         looking = Profile(mesh) if profile else None
         used, used_by_us = processes.sample(), cpu_of(ours)
-        await _sleep_until(end_ns, measure_ns, "measuring", ends, loaders, progress)
+        await sleep_until(end_ns, measure_ns, "measuring", ends, loaders, progress)
         cpu, client_cpu = processes.sample().since(used), cpu_of(ours) - used_by_us
         memory = {**processes.memory_mib(), "client": memory_of(ours)}
         if looking is not None:
@@ -201,7 +140,8 @@ class Profile:
         return found, hops.sizes(self._before, self._after)
 
 
-def _pairs(mesh: RunningMesh, load: Load) -> list[PairPlan]:
+def pairs_of(mesh: RunningMesh, load: Load) -> list[PairPlan]:
+    """New users, with tokens that outlive the run. Raises RunFailed."""
     if not mesh.public:
         raise RunFailed("the mesh has no chat node")
     names = user_names(secrets.token_hex(4), load.pairs)
@@ -211,8 +151,8 @@ def _pairs(mesh: RunningMesh, load: Load) -> list[PairPlan]:
 
 
 @asynccontextmanager
-async def _loaders(
-    load: Load, run_number: int, pairs: Sequence[PairPlan]
+async def load_processes(
+    load: Load, run_number: int, pairs: Sequence[PairPlan], module: str = LOAD_MODULE
 ) -> AsyncIterator[list[LoadProcess]]:
     """The load processes, each with every n-th pair."""
     started: list[LoadProcess] = []
@@ -224,76 +164,8 @@ async def _loaders(
                 "ca": None,
                 "pairs": [dataclasses.asdict(pair) for pair in pairs[index :: load.processes]],
             }
-            started.append(await LoadProcess.start(order))
+            started.append(await LoadProcess.start(order, module))
         yield started
     finally:
         for one in started:
             await one.stop()
-
-
-@asynccontextmanager
-async def _watched(processes: MeshProcesses, loaders: Sequence[LoadProcess]) -> AsyncIterator[None]:
-    """Within: a death in the mesh ends the run as MeshDied, whatever the clients say of it."""
-    me = asyncio.current_task()
-    died: list[MeshDied] = []
-
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            try:
-                processes.check()
-            except MeshDied as death:
-                died.append(death)
-                if me is not None:
-                    me.cancel()
-                return
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not died or me is None:
-            raise
-        me.uncancel()
-        raise died[0] from None
-    except RunFailed as failure:
-        # a session that ended may be the first sign of a death: give the kernel a moment to tell
-        deadline = time.monotonic() + LAST_WORDS_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                processes.check()
-            except MeshDied as death:
-                raise death from failure
-            await asyncio.sleep(0.1)
-        raise
-    finally:
-        watching.cancel()
-
-
-async def _sleep_until(
-    at_ns: int,
-    since_ns: int,
-    phase: str,
-    ends: asyncio.Future[list[Mapping[str, Any]]],
-    loaders: Sequence[LoadProcess],
-    progress: Progress,
-) -> None:
-    """Until a moment, showing how far it is; sooner when the load has ended (or failed)."""
-    while (left_ns := at_ns - time.monotonic_ns()) > 0:
-        share = 1 - left_ns / max(1, at_ns - since_ns)
-        progress(phase, max(0.0, share), sum(one.delivered for one in loaders))
-        await asyncio.wait((ends,), timeout=min(0.25, left_ns / 1e9))
-        if ends.done():
-            ends.result()  # raises what it failed with
-            return
-
-
-async def _all(waiting: Any) -> list[Mapping[str, Any]]:
-    """All of them, or the first failure alone."""
-    tasks = []
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in waiting]
-    except* (RunFailed, ImpossibleLoad) as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]

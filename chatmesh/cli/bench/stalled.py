@@ -57,9 +57,9 @@ def stalled(
     import asyncio
 
     try:
+        from chatmesh.cli.bench.loaders import RunFailed
         from chatmesh.cli.bench.mesh import measured_mesh
         from chatmesh.cli.bench.plan import ImpossibleLoad, Load
-        from chatmesh.cli.bench.run import RunFailed
         from chatmesh.runtime import logs
     except ImportError as error:
         raise CommandError(f"{error.name} is missing: pip install 'chatmesh[embedded]'") from None
@@ -97,6 +97,7 @@ async def _measure(
     import psutil
 
     from chatmesh.cli.bench import run
+    from chatmesh.cli.bench.loaders import RunFailed
     from chatmesh.limits import STALLED_SESSION_BYTES
 
     def quiet(_phase: str, _share: float, _delivered: int) -> None:
@@ -123,9 +124,9 @@ async def _measure(
         for connection, _ in connections:
             connection.close()
     if ended:
-        raise run.RunFailed(f"{ended} of the devices that read nothing were closed before the end")
+        raise RunFailed(f"{ended} of the devices that read nothing were closed before the end")
     if not (alone.passed and beside.passed):
-        raise run.RunFailed("messages between healthy devices were lost or doubled")
+        raise RunFailed("messages between healthy devices were lost or doubled")
     p99 = [outcome.histogram.summary_ms()["p99"] for outcome in (alone, beside)]
     return {
         "stalled_sessions": sessions,

@@ -54,10 +54,10 @@ def _run(
     import redis
 
     from chatmesh.cli.bench import report, sync_run
+    from chatmesh.cli.bench.loaders import RunFailed
     from chatmesh.cli.bench.mesh import measured_mesh
     from chatmesh.cli.bench.plan import ImpossibleLoad
     from chatmesh.cli.bench.processes import MeshDied
-    from chatmesh.cli.bench.run import RunFailed
     from chatmesh.runtime import logs
 
     logs.configure("bench", "warning", "console")

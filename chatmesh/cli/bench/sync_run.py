@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from chatmesh.cli.bench import readback, sync_record
 from chatmesh.cli.bench.latency import Histogram
+from chatmesh.cli.bench.loaders import LoadProcess, Progress, RunFailed
 from chatmesh.cli.bench.mesh import MeasuredMesh
 from chatmesh.cli.bench.outcome import Totals
 from chatmesh.cli.bench.plan import DevicePlan, PairPlan, place_pairs, user_names
 from chatmesh.cli.bench.processes import MeshProcesses
-from chatmesh.cli.bench.run import LoadProcess, Progress, RunFailed
 from chatmesh.cli.bench.sync_outcome import Drain, HintOutcome, PushCounts
 from chatmesh.cli.bench.sync_plan import HintLoad
 from chatmesh.embedded.running import RunningMesh

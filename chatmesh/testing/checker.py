@@ -8,11 +8,12 @@
     I6  nothing is delivered that was not sent, and to members at that position only
     I7  acks never fall, and are never above what the device stored
     I8  a device with a token acked or was pushed each message, visibly once, none that it acked
+    I9  who is shown online was there, but for a lease; after healing what is true is shown
     I11 a device that was given time to converge has everything up to its head
 
 Rules: pure; knows nothing of servers, SDK or time. A check never trusts an answer alone: what
-counts is what devices stored. Checks live in `_checks` and `_push_checks`; this module runs them
-and reports.
+counts is what devices stored. Checks live in `_checks`, `_push_checks` and
+`_presence_story`; this module runs them and reports.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from enum import StrEnum
 from typing import Final
 
 from chatmesh.testing import _checks as checks
+from chatmesh.testing import _presence_story as presence_story
 from chatmesh.testing import _push_checks as push_checks
 from chatmesh.testing._index import Index
 from chatmesh.testing.history import Operation
@@ -40,6 +42,7 @@ class Invariant(StrEnum):
     I6 = "I6"
     I7 = "I7"
     I8 = "I8"
+    I9 = "I9"
     I11 = "I11"
 
 
@@ -52,6 +55,7 @@ MEANING: Final = {
     Invariant.I6: "nothing delivered that was not sent, and to members only",
     Invariant.I7: "acks never fall, never above what the device stored",
     Invariant.I8: "each device with a token acked or was pushed; visibly once; none for acked",
+    Invariant.I9: "online was true, but for a lease; after healing what is true is shown",
     Invariant.I11: "after healing every device has everything up to its head",
 }
 
@@ -64,6 +68,7 @@ _CHECKS: Final[dict[Invariant, Callable[[Index], Iterator[checks.Finding]]]] = {
     Invariant.I6: checks.only_sent_only_members,
     Invariant.I7: checks.acks_are_true,
     Invariant.I8: push_checks.acked_or_pushed,
+    Invariant.I9: presence_story.presence_was_true,
     Invariant.I11: checks.all_converged,
 }
 

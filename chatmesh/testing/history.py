@@ -16,10 +16,16 @@ Who writes what (all positions as in docs/positions.md):
               device of, content `silent` when nothing was shown, key the notification's id
     away      a device that stayed away to the end: timeline_seq is the newest position that may
               notify its user
+    came      a device that may be shown online from now on: written before it opens its session
+    went      that device, after it hung up for good
+    shown     a device, when it was shown somebody's presence: sender is who, content online or
+              offline
+    unseen    a device that is shown these users offline, whatever is true
     final     a device that was given time to converge: timeline_seq is the head of its timeline
 
 Rules: a line is one write to a file opened for appending, so that kill -9 loses no line that was
-written and tears none. Times are for people; no check orders by them.
+written and tears none. Times are for people; no check orders by them,
+but for pushes and presence, which are held to seconds.
 """
 
 from __future__ import annotations
@@ -45,6 +51,10 @@ Kind = Literal[
     "token",
     "pushed",
     "away",
+    "came",
+    "went",
+    "shown",
+    "unseen",
     "final",
 ]
 Outcome = Literal["", "accepted", "refused", "unknown"]

@@ -52,6 +52,8 @@ class Wrong:
 
     invariant: str
     text: str
+    claim: Claim | None = None
+    """What was shown wrongly."""
 
 
 def online_was_true(
@@ -71,6 +73,7 @@ def online_was_true(
                 "I9",
                 f"{claim.watcher} was shown {claim.user} online at {claim.at_ms}, who had no "
                 "session then",
+                claim,
             )
 
 
@@ -90,7 +93,7 @@ def converged(
         true = user in there and (watcher, user) not in unseen
         if claim.online != true:
             shown, is_so = (("online", "offline"), ("offline", "online"))[not claim.online]
-            yield Wrong("I9", f"{watcher} is still shown {user} {shown}, who is {is_so}")
+            yield Wrong("I9", f"{watcher} is still shown {user} {shown}, who is {is_so}", claim)
 
 
 def ids_are_distinct(given: Iterable[GivenId]) -> Iterator[Wrong]:

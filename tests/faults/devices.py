@@ -15,6 +15,12 @@ from chatmesh.v1 import types_pb2
 from tests.chat_node.device import Device
 
 CHANGES = ("edit", "delete")
+OFFLINE = types_pb2.PRESENCE_STATE_OFFLINE
+ONLINE = (
+    types_pb2.PRESENCE_STATE_ONLINE,
+    types_pb2.PRESENCE_STATE_AWAY,
+    types_pb2.PRESENCE_STATE_DO_NOT_DISTURB,
+)
 
 
 def digest(content: types_pb2.Content) -> str:
@@ -77,6 +83,8 @@ class RecordedDevice(Device):
         for entry in frame.entries:
             self.stored.append(entry)
             self._record_entry(entry)
+        for presence in frame.presence:
+            self._record_presence(presence)
         for result in frame.send_results:
             if result.idempotency_key not in self.results:
                 self.record_answer(result.idempotency_key, result)
@@ -92,6 +100,24 @@ class RecordedDevice(Device):
                 pass  # the stream has ended: hello's cursor says it again
         async with self._changed:
             self._changed.notify_all()
+
+    def shown_now(self) -> dict[str, bool]:
+        """Who was shown online, or not, on this connection; the newest of each counts."""
+        return {
+            presence.user_id: presence.state in ONLINE
+            for frame in self.frames
+            for presence in frame.presence
+            if presence.user_id != self.user and presence.state in (*ONLINE, OFFLINE)
+        }
+
+    def _record_presence(self, presence: pb.Presence) -> None:
+        if presence.user_id == self.user or presence.state not in (*ONLINE, OFFLINE):
+            return  # of oneself; nothing is known yet
+        self._record(
+            "shown",
+            sender=presence.user_id,
+            content="online" if presence.state in ONLINE else "offline",
+        )
 
     def _record_entry(self, entry: types_pb2.Entry) -> None:
         event = entry.event

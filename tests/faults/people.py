@@ -12,7 +12,7 @@ import grpc
 from chatmesh.embedded.running import RunningMesh
 from chatmesh.runtime import faults
 from chatmesh.testing import Recorder
-from chatmesh.v1 import contacts_pb2_grpc, conversations_pb2_grpc
+from chatmesh.v1 import contacts_pb2_grpc, conversations_pb2_grpc, devices_pb2_grpc
 from tests.faults.devices import RecordedDevice
 from tests.raw import bearer
 
@@ -60,14 +60,20 @@ class Person:
         self.contacts = [
             contacts_pb2_grpc.ContactServiceStub(channel) for channel in self._channels
         ]
+        self.device_calls = [
+            devices_pb2_grpc.DeviceServiceStub(channel) for channel in self._channels
+        ]
+
+    def device(self, device_id: str, node: int = 0) -> RecordedDevice:
+        """One more, not connected, and the caller's alone."""
+        device = RecordedDevice(self._targets, self.name, device_id, self._token, node=node)
+        device.recorder = self._recorder
+        return device
 
     async def new_device(self) -> RecordedDevice:
         """One more, connected, from the oldest entry on."""
         number = len(self.devices)
-        device = RecordedDevice(
-            self._targets, self.name, f"device-{number}", self._token, node=number
-        )
-        device.recorder = self._recorder
+        device = self.device(f"device-{number}", number)
         self.devices.append(device)
         await device.reopen()
         return device

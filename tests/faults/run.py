@@ -18,12 +18,14 @@ from chatmesh.runtime.faults import Fault
 from chatmesh.testing.model import Chat, Model, Refused, Said
 from chatmesh.v1 import contacts_pb2, conversations_pb2, session_pb2, types_pb2
 from tests.faults.devices import RecordedDevice
+from tests.faults.guest import Guest
 from tests.faults.people import Person
 from tests.faults.steps import CHANGES, FAULTS, SAYS, Step
 from tests.raw import new_key
 
-MAX_DEVICES = 7
-"""A user's, below the limit of the mesh with two more that only read."""
+MAX_DEVICES = 6
+"""A user's, below the limit of the mesh with one that only reads, one in the pocket, and the one
+that comes in the end."""
 UNDER_WAY = 24
 """Messages under way at most."""
 Contact = contacts_pb2.UpdateContactRequest
@@ -68,6 +70,9 @@ class Run:
     model: Model = field(default_factory=Model)
     talks: list[Talk] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
+    guest: Guest | None = None
+    ever_blocked: set[tuple[str, str]] = field(default_factory=set)
+    """Who blocked whom at any time."""
     said: list[Saying] = field(default_factory=list)
     """What was accepted, for keys that come again."""
     _under_way: list[Saying] = field(default_factory=list)
@@ -252,6 +257,8 @@ class Run:
             device for person in self.people for device in person.here if device.end is not None
         ]
         await asyncio.gather(*(device.reopen() for device in lost))
+        if self.guest is not None:
+            await self.guest.come_back()
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -265,6 +272,10 @@ class Run:
             did = await self._read(step)
         elif step.kind == "removal races sends":
             did = await self._race(step)
+        elif step.kind == "guest comes or goes":
+            did = self.guest is not None
+            if self.guest is not None:
+                await self.guest.turn()
         else:
             did = await self._members(step)
         self.done[step.kind] += did
@@ -308,6 +319,8 @@ class Run:
         request = Contact(idempotency_key=new_key(), user_id=other.name, action=action)
         await one.call(one.contacts, "UpdateContact", request)
         (self.model.block if blocks else self.model.unblock)(one.name, other.name)
+        if blocks:
+            self.ever_blocked.add((one.name, other.name))
         return True
 
     async def _read(self, step: Step) -> bool:

@@ -30,6 +30,7 @@ CHANGES: Final = {
     "device comes back with an older cursor": 6,
     "new device": 4,
     "removal races sends": 6,
+    "guest comes or goes": 6,
 }
 """What is done while no message is under way, but for races, which bring their own."""
 FAULTS: Final = (
@@ -39,6 +40,8 @@ FAULTS: Final = (
     "node killed",
     "sync killed",
     "sync paused",
+    "push killed",
+    "presence killed",
     "Valkey killed and emptied",
 )
 """What breaks while messages are under way; hints are mistreated all along."""

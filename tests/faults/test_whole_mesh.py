@@ -20,7 +20,10 @@ pytestmark = [pytest.mark.mesh, pytest.mark.slow]
 SEEDS = [int(seed) for seed in os.environ.get("CHATMESH_FAULTS_SEEDS", "1,3").split(",")]
 STEPS = int(os.environ.get("CHATMESH_FAULTS_STEPS", "200"))
 SHRINK = os.environ.get("CHATMESH_FAULTS_SHRINK") == "1"
-RECORDED = {"send", "sent", "opened", "received", "acked", "members", "final"}
+RECORDED = {
+    *("send", "sent", "opened", "received", "acked", "members", "final"),
+    *("token", "pushed", "away", "came", "went", "shown"),
+}
 """Kinds of operations that a history holds when it was really recorded."""
 RUNS_TO_FIND = 4
 """A broken commit must be found within so many runs."""

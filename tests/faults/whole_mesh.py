@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -20,7 +21,9 @@ import psycopg
 from chatmesh.embedded.supervisor import Mesh, MeshOptions
 from chatmesh.testing import Recorder, TcpProxy, check, read_history
 from tests.e2e.receiving import Receiver
+from tests.faults import pockets
 from tests.faults.compare import compare, converge, record_members
+from tests.faults.guest import Guest
 from tests.faults.hints import HintMangler
 from tests.faults.people import Person
 from tests.faults.run import Differs, Run
@@ -51,26 +54,32 @@ class WholeMesh:
         """Do the steps with users of their own; raises Differs when anything is not as the model
         says, or when the recorded history breaks an invariant.
 
-        `others`: two devices in processes of their own receive as well, one by raw stubs.
+        `others`: two devices in processes of their own receive as well, one by raw stubs; each user
+        has a device in the pocket that is pushed, and a guest comes and goes before all eyes.
         """
         number = next(self._runs)
         folder = self.folder / f"run-{number}"
         names = [f"{user}-{number}" for user in USERS]
         with Recorder(folder / "devices.jsonl", "devices") as recorder:
-            people = [
+            everybody = [
                 Person(
                     name, [proxy.address for proxy in self.proxies], self.mesh.running, recorder,
                     Random(seed),
                 )
-                for name in names
+                for name in (*names, f"guest-{number}")
             ]  # fmt: skip
+            *people, guest = everybody
             receivers = self._receivers(names, folder) if others else []
             run = Run(people, self._breaks())
+            if others:
+                run.guest = Guest(guest, people, recorder)
             try:
                 await self._all_of(run, steps, receivers, recorder, mangling=mangling)
             finally:
                 self.mangler.mangling = False
-                for person in people:
+                if run.guest is not None:
+                    await run.guest.close()
+                for person in everybody:
                     await person.close()
                 for receiver in receivers:
                     await receiver.kill()
@@ -91,6 +100,9 @@ class WholeMesh:
         mangling: bool,
     ) -> None:
         await run.begin()
+        if run.guest is not None:
+            await pockets.put_away(run.people, recorder)
+            await run.guest.begin()
         await asyncio.gather(*(receiver.start() for receiver in receivers))
         self.mangler.mangling = mangling
         await run.steps(steps)
@@ -107,6 +119,9 @@ class WholeMesh:
             )  # fmt: skip
         record_members(run, recorder)
         await compare(run)
+        if run.guest is not None:
+            await run.guest.is_seen_truly()
+            await pockets.take_out(run, self.mesh.running, recorder)
 
     def _receivers(self, names: list[str], folder: Path) -> list[Receiver]:
         running = self.mesh.running
@@ -126,8 +141,10 @@ class WholeMesh:
             "answers cut": self._cut_answers,
             "PostgreSQL connections killed": self._kill_connections,
             "node killed": self._kill_node,
-            "sync killed": self._kill_sync,
+            "sync killed": partial(self._kill, "sync"),
             "sync paused": self._pause_sync,
+            "push killed": partial(self._kill, "push"),
+            "presence killed": partial(self._kill, "presence"),
             "Valkey killed and emptied": self._empty_valkey,
         }
 
@@ -148,8 +165,8 @@ class WholeMesh:
     async def _kill_node(self, step: Step) -> None:
         await asyncio.to_thread(self.mesh.kill, f"chat-{1 + step.one % len(self.proxies)}")
 
-    async def _kill_sync(self, _: Step) -> None:
-        await asyncio.to_thread(self.mesh.kill, "sync")
+    async def _kill(self, name: str, _: Step) -> None:
+        await asyncio.to_thread(self.mesh.kill, name)
 
     async def _pause_sync(self, _: Step) -> None:
         await asyncio.to_thread(self.mesh.kill, "sync", signal.SIGSTOP)
@@ -178,7 +195,10 @@ async def whole_mesh(chat_nodes: int = 2) -> AsyncIterator[WholeMesh]:
             data=folder / "data",
             ports="auto",
             chat_nodes=chat_nodes,
-            environment={"chat_svc": {"CHATMESH_SYNC_TARGET": f"127.0.0.1:{port}"}},
+            environment={
+                "chat_svc": {"CHATMESH_SYNC_TARGET": f"127.0.0.1:{port}"},
+                "push_svc": {"CHATMESH_PUSH_ACTIVE_DELAY_SECONDS": "2"},  # the least there may be
+            },
         )
         mesh = Mesh(options)
         await asyncio.to_thread(mesh.start)

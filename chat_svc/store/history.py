@@ -49,36 +49,41 @@ LEFT JOIN chat.account l ON l.id = c.direct_low
 LEFT JOIN chat.account h ON h.id = c.direct_high
 WHERE m.account = %(account)s AND m.conversation = %(conversation)s
 """
-_FORWARD: Final = """
+_PAGE: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
   coalesce(s.external_id, ''), e.created_at_ms, e.kind,
   CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN ''
     WHEN e.flags & 16 > 0
       THEN chat.edited_body_1(%(account)s, e.conversation, e.conversation_seq, e.body)
     ELSE e.body END, c.kind
-FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
+FROM (
+  -- stays may overlap; what was said between them is not looked at
+  SELECT DISTINCT x.conversation_seq FROM chat.member_interval i CROSS JOIN LATERAL (
+    SELECT e.conversation_seq FROM chat.event e
+    WHERE e.conversation = i.conversation AND e.flags & 1 = 1
+      AND e.conversation_seq > greatest(%(after)s::bigint, i.from_conversation_seq - 1)
+      AND e.conversation_seq < least(%(before)s::bigint, i.to_conversation_seq + 1)
+      AND NOT chat.is_hidden_1(i.account, e.conversation, e.conversation_seq)
+      {thread}
+    ORDER BY e.conversation_seq {direction} LIMIT %(limit)s
+  ) x
+  WHERE i.conversation = %(conversation)s AND i.account = %(account)s
+  ORDER BY x.conversation_seq {direction} LIMIT %(limit)s
+) found
+CROSS JOIN LATERAL (SELECT * FROM chat.event e WHERE e.conversation = %(conversation)s
+  AND e.conversation_seq = found.conversation_seq LIMIT 1) e
 JOIN chat.conversation c ON c.id = e.conversation
-WHERE e.conversation = %(conversation)s
-  AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
-  AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
-  AND NOT chat.is_hidden_1(%(account)s, e.conversation, e.conversation_seq)
-ORDER BY e.conversation_seq LIMIT %(limit)s
+LEFT JOIN chat.account s ON s.id = e.sender
+ORDER BY e.conversation_seq {direction}
 """
-_BACKWARD: Final = """
-SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
-  coalesce(s.external_id, ''), e.created_at_ms, e.kind,
-  CASE WHEN e.expires_at_ms BETWEEN 1 AND chat.now_ms() THEN ''
-    WHEN e.flags & 16 > 0
-      THEN chat.edited_body_1(%(account)s, e.conversation, e.conversation_seq, e.body)
-    ELSE e.body END, c.kind
-FROM chat.event e LEFT JOIN chat.account s ON s.id = e.sender
-JOIN chat.conversation c ON c.id = e.conversation
-WHERE e.conversation = %(conversation)s
-  AND e.conversation_seq > %(after)s AND e.conversation_seq < %(before)s AND e.flags & 1 = 1
-  AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
-  AND NOT chat.is_hidden_1(%(account)s, e.conversation, e.conversation_seq)
-ORDER BY e.conversation_seq DESC LIMIT %(limit)s
-"""
+_IN_THREAD: Final = """AND e.conversation_seq IN (SELECT %(thread)s::bigint UNION ALL
+        SELECT x.conversation_seq FROM chat.event x WHERE x.conversation = %(conversation)s
+          AND position('\\x9001'::bytea IN x.body) > 0
+          AND chat.thread_of_1(x.body) = %(thread)s)"""
+_FORWARD: Final = _PAGE.format(direction="ASC", thread="")
+_BACKWARD: Final = _PAGE.format(direction="DESC", thread="")
+_THREAD_FORWARD: Final = _PAGE.format(direction="ASC", thread=_IN_THREAD)
+_THREAD_BACKWARD: Final = _PAGE.format(direction="DESC", thread=_IN_THREAD)
 _ONE: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
   coalesce(s.external_id, ''), e.created_at_ms, e.kind,
@@ -91,15 +96,6 @@ JOIN chat.conversation c ON c.id = e.conversation
 WHERE e.conversation = %(conversation)s AND e.conversation_seq = %(seq)s
   AND chat.may_read_1(%(account)s, e.conversation, e.conversation_seq)
 """
-
-
-_IN_THREAD: Final = """
-  AND e.conversation_seq IN (SELECT %(thread)s::bigint UNION ALL
-    SELECT x.conversation_seq FROM chat.event x WHERE x.conversation = %(conversation)s
-      AND position('\\x9001'::bytea IN x.body) > 0 AND chat.thread_of_1(x.body) = %(thread)s)
-ORDER BY"""
-_THREAD_FORWARD: Final = _FORWARD.replace("\nORDER BY", _IN_THREAD)
-_THREAD_BACKWARD: Final = _BACKWARD.replace("\nORDER BY", _IN_THREAD)
 
 
 class HistoryStore:

@@ -66,6 +66,7 @@ from chatmesh.client._people import (
     PushProvider,
 )
 from chatmesh.client._progress import Cursor
+from chatmesh.client._reading import Reading, reads_now
 from chatmesh.client._tokens import TokenProvider
 from chatmesh.client._topic import Subscription
 from chatmesh.client._transport import Tls
@@ -184,6 +185,7 @@ __all__ = [
     "PushPrivacy",
     "PushProvider",
     "Reaction",
+    "Reading",
     "Receipt",
     "Remembered",
     "SearchHit",
@@ -214,4 +216,5 @@ __all__ = [
     "Unread",
     "Unsupported",
     "User",
+    "reads_now",
 ]

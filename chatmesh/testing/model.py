@@ -11,7 +11,10 @@ contract. No limits, no clocks, no push.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Final
+
+from chatmesh import fold
 
 
 class Refused(Exception):
@@ -71,14 +74,15 @@ class Chat:
         self.stays[user][-1] = (first, len(self.events))
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How one message reads now. `body` None: deleted."""
+Reading = fold.Reading[str]
+"""How one message reads now. ``body`` None: deleted."""
 
-    conversation_seq: int
-    sender: str
-    body: str | None
-    reactions: frozenset[tuple[str, str]]
+_EFFECTS: Final = {
+    "text": fold.Effect.MESSAGE,
+    "edit": fold.Effect.EDIT,
+    "delete": fold.Effect.DELETE,
+    "reaction": fold.Effect.REACTION,
+}
 
 
 class Model:
@@ -232,19 +236,14 @@ class Model:
 
     def reads_now(self, chat: Chat) -> list[Reading]:
         """The visible messages with edits, deletions and reactions applied."""
-        readings: dict[int, Reading] = {}
-        for said in chat.events:
-            old = readings.get(said.target_seq)
-            match said.kind:
-                case "text":
-                    readings[said.conversation_seq] = Reading(
-                        said.conversation_seq, said.sender, said.body, frozenset()
-                    )
-                case "edit" if old is not None and old.body is not None:
-                    readings[said.target_seq] = replace(old, body=said.body)
-                case "delete" if old is not None:
-                    readings[said.target_seq] = replace(old, body=None, reactions=frozenset())
-                case "reaction" if old is not None and old.body is not None:
-                    mine = frozenset({(said.sender, said.body)})
-                    readings[said.target_seq] = replace(old, reactions=old.reactions | mine)
-        return list(readings.values())
+        return fold.reads_now(
+            fold.Said(
+                said.conversation_seq,
+                _EFFECTS.get(said.kind, fold.Effect.NONE),
+                said.sender,
+                said.body,
+                said.target_seq,
+                reaction=said.body,
+            )
+            for said in chat.events
+        )

@@ -23,7 +23,7 @@ Privacy ProtocolViolated PushPriority PushPrivacy PushProvider Reaction Receipt 
 SearchHit SearchPage SendSettled Sendable SenderKind Sent ServerFailed SessionEnded SessionInfo
 SessionReplaced Snapshot SnapshotTaken SpanRecorder SqliteStore Store StoreFailed StoredMessage
 Subscription Text Tls TokenProvider Typing UnaryClient Unavailable UnknownContent Unread Unsupported
-AuditAction AuditRecord User
+AuditAction AuditRecord User Reading reads_now
 """
 PUBLIC = _PUBLIC.split()
 

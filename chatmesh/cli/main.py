@@ -31,6 +31,8 @@ _ORDER = (
     "doctor",
     "config",
     "migrate",
+    "export",
+    "import_",
     "protos",
 )
 """How `--help` lists them; others follow in alphabetical order."""

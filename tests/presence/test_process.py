@@ -45,6 +45,23 @@ async def test_fencing_over_replicas(start: Start, store: stores.Store) -> None:
     assert not (await new.beat()).reattach
 
 
+async def test_a_node_that_nobody_told_learns_that_a_device_moved(
+    start: Start, store: stores.Store
+) -> None:
+    presence = start(store.url)
+    await settled(presence, store)
+    old, new = ChatNode(presence, A), ChatNode(presence, B)
+    await old.beat()
+    await new.beat()
+    await old.attach((ALICE, "phone", 1), (BOB, "phone", 1))
+    await new.attach((ALICE, "phone", 2))
+    assert not (await old.beat()).reattach, "it may be ending the session just now"
+    assert (await old.beat()).reattach
+    assert await old.attach_all() == [(ALICE, "phone", 1)]
+    assert not (await old.beat()).reattach
+    assert not (await new.beat()).reattach
+
+
 async def test_a_full_attach_replaces_what_was_known(start: Start, store: stores.Store) -> None:
     presence = start(store.url)
     await settled(presence, store)

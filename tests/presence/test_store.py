@@ -92,6 +92,28 @@ async def test_a_device_that_moved_belongs_to_its_newest_session(
     assert (await nodes.beat(node(B)))[1].count == 1
 
 
+async def test_a_device_that_moved_is_missed_where_it_was(
+    accounts: AccountStore, nodes: NodeStore
+) -> None:
+    for number in (A, B):
+        await nodes.beat(node(number))
+    await accounts.attach(A, [came(ALICE, 1), came(ALICE, 4, "laptop"), came(BOB, 1)], NOW_MS)
+    await accounts.attach(B, [came(ALICE, 2), came(BOB, 3)], NOW_MS)
+    stays = Holding(1, mix_session(ALICE, 4))
+    assert (await nodes.beat(node(A)))[1] == stays, "so the node is asked for all it has"
+    assert [(held.account_id, held.device_id) for held in await nodes.held_by(A)] == [
+        (ALICE, "laptop")
+    ]
+    moved = Holding(2, mix_session(ALICE, 2) ^ mix_session(BOB, 3))
+    assert (await nodes.beat(node(B)))[1] == moved
+    # and back; then what the other says late of its older ones changes nothing
+    await accounts.attach(A, [came(ALICE, 5)], NOW_MS)
+    await accounts.detach(B, [went(ALICE, 2)], NOW_MS)
+    assert await accounts.attach(B, [came(ALICE, 2)], NOW_MS) == [came(ALICE, 2)]
+    assert (await nodes.beat(node(A)))[1] == Holding(2, stays.digest ^ mix_session(ALICE, 5))
+    assert (await nodes.beat(node(B)))[1] == Holding(1, mix_session(BOB, 3))
+
+
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 async def test_any_order_of_attach_and_detach_ends_the_same(
     accounts: AccountStore, nodes: NodeStore, order: tuple[int, ...]

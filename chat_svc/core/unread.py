@@ -36,7 +36,12 @@ RULES: Final = (
     UnreadRule("edit, delete, reaction, pin", False, False, "says nothing new to read"),
     UnreadRule("membership, title", False, False, "shown in the log, not owed to the reader"),
     UnreadRule("before joining", False, False, "the mark of a new member starts at the head"),
-    UnreadRule("of a blocked sender in a group", False, False, "clients do not show it"),
+    UnreadRule(
+        "of a blocked sender",
+        False,
+        False,
+        "whom one blocks does not call for attention, in a group or alone",
+    ),
     UnreadRule("in a muted conversation", True, True, "mute is about noise"),
     UnreadRule("in an archived conversation", True, False, "archived is out of sight"),
     UnreadRule("in a group that was left", False, False, "not the reader's any more"),

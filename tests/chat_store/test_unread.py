@@ -134,7 +134,7 @@ CASES: dict[str, Callable[[Case], Awaitable[None]]] = {
     "edit, delete, reaction, pin": about_a_message,
     "membership, title": title,
     "before joining": before_joining,
-    "of a blocked sender in a group": of_blocked,
+    "of a blocked sender": of_blocked,
     "in a muted conversation": muted,
     "in an archived conversation": archived,
     "in a group that was left": left,
@@ -149,6 +149,34 @@ async def test_the_store_counts_as_the_table_says(world: World, rule: UnreadRule
     view = await world.store.conversations.view(reader.id, case.group)
     assert (view.state.unread if view else 0) == int(rule.in_conversation)
     assert await world.store.conversations.unread_totals(reader.id) == (int(rule.in_total), 0)
+
+
+async def test_a_block_hides_what_was_unread_before_it_and_its_end_brings_it_back(
+    world: World,
+) -> None:
+    writer, reader, other = await world.users(3)
+    direct = await world.direct(writer, reader)
+    group = await world.group(other, writer, reader)
+    await world.commit(
+        world.row(writer, direct),
+        world.row(writer, group, mentions=[reader.id]),
+        world.row(other, group),
+    )
+    counts = world.store.conversations
+
+    async def told() -> tuple[int, ...]:
+        unread = []
+        for conversation in (direct, group):
+            view = await counts.view(reader.id, conversation)
+            assert view is not None
+            unread.append(view.state.unread)
+        return *unread, *await counts.unread_totals(reader.id)
+
+    assert await told() == (1, 2, 3, 1)
+    await world.ask("INSERT INTO chat.block VALUES (%s, %s, 0)", reader.id, writer.id)
+    assert await told() == (0, 1, 1, 0)
+    await world.ask("DELETE FROM chat.block WHERE owner = %s", reader.id)
+    assert await told() == (1, 2, 3, 1)
 
 
 def test_the_page_says_what_the_table_says() -> None:

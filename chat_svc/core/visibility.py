@@ -54,18 +54,19 @@ def visible(facts: Facts, relation: Relation, audiences: Audiences) -> Facts:
     | oneself | as it is, INVISIBLE included | yes | yes |
     | blocked, or no contact | offline | no | no |
     | contact, presence hidden | offline | by its audience | no |
-    | contact, invisible user | offline | no | no |
+    | contact, invisible user | offline | by its audience | the text, as of one who left |
     | contact | as it is | by its audience | yes |
     """
     if relation.is_self:
         return facts
     if relation.is_blocked or not relation.is_contact:
         return _NOTHING
-    if facts.state == _INVISIBLE:
-        return _NOTHING  # the time of a session that lives on would give it away
     last_seen = facts.last_seen_ms if audiences.last_seen == AUDIENCE_CONTACTS else 0
     if audiences.presence != AUDIENCE_CONTACTS:
         return Facts(_OFFLINE, last_seen)
+    if facts.state == _INVISIBLE:
+        # to the letter as one who left when this one went out of sight: else they differ
+        return Facts(_OFFLINE, last_seen, facts.status_text)
     if facts.state == _UNKNOWN:
         return Facts(_UNKNOWN)
     return Facts(facts.state, last_seen, facts.status_text, facts.online_kinds)

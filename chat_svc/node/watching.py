@@ -345,12 +345,23 @@ class Watching:
             self._digest ^= _mix(known)
         self._facts[fact.account_id] = fact
         self._digest ^= _mix(fact)
-        rendered: dict[Relation, Rendered] = {}  # alike for all contacts
+        rendered: dict[Relation, Rendered | None] = {}  # alike for all contacts
         for session in watchers:
             relation = _relation(session, fact.account_id)
             if relation not in rendered:
-                rendered[relation] = self._rendered(fact.account_id, fact, relation)
-            self._showing.show(session, fact.account_id, rendered[relation])
+                rendered[relation] = self._news(fact, known, relation)
+            if (news := rendered[relation]) is not None:
+                self._showing.show(session, fact.account_id, news)
+
+    def _news(
+        self, fact: PresenceFact, known: PresenceFact | None, relation: Relation
+    ) -> Rendered | None:
+        """What is put before viewers; None when they would see nothing new. Then not even a frame
+        tells that something changed: that somebody invisible came, say."""
+        now = self._rendered(fact.account_id, fact, relation)
+        if known is not None and now == self._rendered(fact.account_id, known, relation):
+            return None
+        return now
 
     def _render(self, session: LiveSession, account: int) -> Rendered | None:
         if account not in session.watched:

@@ -29,7 +29,14 @@ CONTACT = Relation(is_contact=True)
             Audiences(CONTACTS, NOBODY),
             Facts(S.PRESENCE_STATE_ONLINE, 0, "busy", (PHONE,)),
         ),
-        (Facts(S.PRESENCE_STATE_INVISIBLE, 7, "x", (PHONE,)), CONTACT, Audiences(), HIDDEN),
+        (
+            Facts(S.PRESENCE_STATE_INVISIBLE, 7, "x", (PHONE,)),
+            CONTACT,
+            Audiences(),
+            Facts(S.PRESENCE_STATE_OFFLINE, 7, "x"),
+        ),
+        (Facts(S.PRESENCE_STATE_INVISIBLE, 7), CONTACT, Audiences(CONTACTS, NOBODY), HIDDEN),
+        (Facts(S.PRESENCE_STATE_INVISIBLE, 7), Relation(), Audiences(), HIDDEN),
         (
             Facts(S.PRESENCE_STATE_INVISIBLE, 7),
             Relation(is_self=True),
@@ -46,3 +53,15 @@ CONTACT = Relation(is_contact=True)
 )
 def test_the_table(facts: Facts, relation: Relation, audiences: Audiences, shown: Facts) -> None:
     assert visible(facts, relation, audiences) == shown
+
+
+@pytest.mark.parametrize("presence", [CONTACTS, NOBODY])
+@pytest.mark.parametrize("last_seen", [CONTACTS, NOBODY])
+@pytest.mark.parametrize("relation", [CONTACT, Relation(), Relation(is_blocked=True)])
+def test_an_invisible_user_is_as_one_who_left(
+    relation: Relation, presence: int, last_seen: int
+) -> None:
+    left = Facts(S.PRESENCE_STATE_OFFLINE, 7, "busy")
+    hides = Facts(S.PRESENCE_STATE_INVISIBLE, 7, "busy", (PHONE,))
+    audiences = Audiences(presence, last_seen)
+    assert visible(hides, relation, audiences) == visible(left, relation, audiences)

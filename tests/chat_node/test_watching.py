@@ -24,6 +24,7 @@ from tests.chat_node.parts import StepClock
 
 ONLINE = types_pb2.PRESENCE_STATE_ONLINE
 OFFLINE = types_pb2.PRESENCE_STATE_OFFLINE
+INVISIBLE = types_pb2.PRESENCE_STATE_INVISIBLE
 
 
 class Contacts:
@@ -232,6 +233,22 @@ async def test_above_the_limit_of_contacts_the_open_conversation_is_watched() ->
         assert bob.watched == watched, "members who are contacts, of conversations one is in"
     bench.watching.stop(bob)
     assert (bench.watching._watchers, bench.watching._users, bench.watching._asked) == ({}, {}, {})
+
+
+async def test_what_an_invisible_user_does_is_no_frame_for_others() -> None:
+    bench = Watched()
+    bench.contacts.of = {2: [1]}
+    bob, alice = parts.live_session(2), parts.live_session(1)
+    await bench.start(bob, alice)
+    bench.tell(1, 5, OFFLINE)
+    assert (seen(bob), seen(alice)) == ([("alice", OFFLINE)], [("alice", OFFLINE)])
+    bench.tell(1, 6, INVISIBLE)
+    bench.tell(1, 7, OFFLINE)
+    bench.tell(1, 8, INVISIBLE, generation=2)
+    assert seen(bob) == [], "she came and went, and nobody was told"
+    assert seen(alice) == [("alice", INVISIBLE)], "the newest of what her own devices are told"
+    bench.tell(1, 9, ONLINE, generation=2)
+    assert seen(bob) == [("alice", ONLINE)]
 
 
 async def test_another_privacy_is_shown_at_once_to_all_who_watch_here() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chatmesh.cli import CommandError, JsonOption, progress
 from chatmesh.cli.bench.messages import DataOption
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 if TYPE_CHECKING:
     import pathlib
@@ -36,6 +37,8 @@ def commit(
     growth: GrowthOption = 50_000,
     data: DataOption = None,
     as_json: JsonOption = False,
+    save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Cost of the commit per message, in a database of its own that is dropped afterwards.
 
@@ -43,13 +46,14 @@ def commit(
     updates that are HOT, and the share of time two lanes wait for each other's locks.
     """
     from chatmesh.cli.bench.commit_run import CommitPlan
+    from chatmesh.cli.bench.result import Result
 
-    outcome = _run(CommitPlan(messages=messages, growth=growth), data)
-    if as_json:
-        typer.echo(json.dumps(outcome.to_json()))
-        return
-    for line in lines(outcome):
-        typer.echo(line)
+    output = Output(as_json, save, html)
+    plan = CommitPlan(messages=messages, growth=growth)
+    outcome = _run(plan, data)
+    output.deliver(
+        Result(kind="commit", load=asdict(plan), figures=outcome.to_json(), lines=lines(outcome))
+    )
 
 
 def lines(outcome: CommitOutcome) -> list[str]:

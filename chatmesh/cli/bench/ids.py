@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chatmesh.cli import CommandError, JsonOption, progress
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 if TYPE_CHECKING:
     from chatmesh.cli.bench.ids_run import Batch
@@ -50,6 +50,8 @@ def ids(
     processes: ProcessesOption = 1,
     data: DataOption = None,
     as_json: JsonOption = False,
+    save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Take ids from the sequencer as chat nodes do, over streams with mutual TLS.
 
@@ -70,14 +72,24 @@ def ids(
     ):
         if not 0 < value <= most:
             raise CommandError(f"{name} is above 0 and at most {most:,}", exit_code=2)
+    output = Output(as_json, save, html)
     measured = _run(sizes, data, seconds=seconds, in_flight=in_flight, processes=processes)
     outcome = _outcome(measured)
-    for line in _lines(outcome):
-        typer.echo(line, err=as_json)
-    if as_json:
-        typer.echo(json.dumps(outcome))
-    if outcome["duplicated"] or outcome["unordered"]:
-        raise CommandError("the run failed: ids were given twice or out of order")
+    from chatmesh.cli.bench.result import Result
+
+    output.deliver(
+        Result(
+            kind="ids",
+            load={
+                "batches": sizes, "seconds": seconds, "in_flight": in_flight,
+                "processes": processes,
+            },
+            figures=outcome,
+            lines=_lines(outcome),
+            passed=not (outcome["duplicated"] or outcome["unordered"]),
+            failure="the run failed: ids were given twice or out of order",
+        )
+    )  # fmt: skip
 
 
 def _run(
@@ -114,6 +126,7 @@ def _outcome(measured: list[Batch]) -> dict[str, Any]:
 
     batches = [one.to_json() for one in measured]
     return {
+        "ids_per_s_by_batch": {str(one["batch"]): one["ids_per_s"] for one in batches},
         "ids_per_s": max(one["ids_per_s"] for one in batches),
         "duplicated": duplicated(measured),
         "unordered": sum(one["unordered"] for one in batches),

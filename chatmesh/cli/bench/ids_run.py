@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from chatmesh.cli.bench.processes import MeshProcesses
 from chatmesh.embedded.running import RunningMesh
+from chatmesh.runtime import engine
 
 _MARGIN_SECONDS = 60
 
@@ -56,6 +58,9 @@ def measure(
     files = mesh.cli_certificates()
     watched = MeshProcesses(mesh)
     with tempfile.TemporaryDirectory(prefix="chatmesh-bench-") as folder, ExitStack() as stack:
+        # the load imports gRPC before it can set the switch itself
+        experiments = ",".join(engine.EVENT_ENGINE_OFF)
+        environment = {**os.environ, engine.EXPERIMENTS_VARIABLE: experiments}
         before = watched.sample().cpu_s["sequencer_svc"]
         loads = []
         for number in range(processes):
@@ -68,7 +73,7 @@ def measure(
             load = stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-m", "chatmesh.cli.bench.ids_load"],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
                 )
             )  # fmt: skip
             stack.callback(load.kill)

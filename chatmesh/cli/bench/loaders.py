@@ -50,6 +50,7 @@ class LoadProcess:
         started = await asyncio.create_subprocess_exec(
             sys.executable, "-m", module,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE_BYTES,
+            start_new_session=True,  # Ctrl-C is for the command, which ends it
         )  # fmt: skip
         made = cls(started)
         await made.tell(order)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chatmesh.cli import CommandError, JsonOption, progress
 from chatmesh.cli.bench.messages import ChatNodesOption, DataOption
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 if TYPE_CHECKING:
     import pathlib
@@ -48,6 +49,8 @@ def presence(
     chat_nodes: ChatNodesOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
+    save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Time logins until friends are told, count changes, and weigh those who only stay online.
 
@@ -73,14 +76,22 @@ def presence(
         from chatmesh.cli.bench.presence_run import PresenceLoad
     except ImportError as error:
         raise CommandError(f"{error.name} is missing: pip install 'chatmesh[embedded]'") from None
+    output = Output(as_json, save, html)
     load = PresenceLoad(storm or pairs, probes, seconds, storm=bool(storm))
     outcome = _run(load, data, chat_nodes or DEFAULT_CHAT_NODES)
-    for line in _lines(outcome):
-        typer.echo(line, err=as_json)
-    if as_json:
-        typer.echo(json.dumps(outcome))
-    if outcome["storm"] is not None and not outcome["storm"]["passed"]:
-        raise CommandError("the run failed: messages were lost, doubled or out of order")
+    from chatmesh.cli.bench.result import Result
+
+    stormed = outcome["storm"]
+    output.deliver(
+        Result(
+            kind="presence",
+            load=asdict(load),
+            figures=outcome,
+            lines=_lines(outcome),
+            passed=stormed is None or stormed["passed"],
+            failure="the run failed: messages were lost, doubled or out of order",
+        )
+    )
 
 
 def _run(load: PresenceLoad, data: pathlib.Path | None, chat_nodes: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from chatmesh.cli.bench.messages import (
     SizeOption,
     WarmupOption,
 )
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 ONLINE_RATE_SHARE = 0.1
 """Of the messages, so many go between online devices besides, to see what pushes cost them."""
@@ -38,6 +39,8 @@ def push(
     chat_nodes: ChatNodesOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
+    save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Push every message to users of whom no device is online, by the provider `log`.
 
@@ -69,4 +72,4 @@ def push(
         load = HintLoad(online, AwayLoad(users, rate))
     except ImpossibleLoad as error:
         raise CommandError(str(error), exit_code=2) from None
-    show_run(load, data, chat_nodes, as_json=as_json)
+    show_run("push", load, data, chat_nodes, Output(as_json, save, html))

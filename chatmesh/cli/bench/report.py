@@ -6,7 +6,7 @@ Rules: draws, computes nothing; the figures are those of `Outcome.to_json`.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -132,15 +132,19 @@ def show_result(console: Console, result: Result) -> None:
         console.print(_checks(counts))
     if result.histogram is not None and result.histogram.count:
         console.print("\n".join(result.histogram.lines()), highlight=False)
-    table = Table("", "", box=None, pad_edge=False, show_header=False)
-    table.columns[1].justify = "right"
-    for name, value in numbers(result.figures):
-        if name not in counts:
-            table.add_row(name, f"{value:,.6g}")
-    if table.row_count:
-        console.print(table)
+    if not result.lines:
+        console.print(_figures(result.figures, counts))
     for name, settings in result.figures.get("settings", {}).items():
         console.print(f"{name}: {_flat(settings)}", style="dim", markup=False, highlight=False)
+
+
+def _figures(figures: Mapping[str, Any], without: Collection[str]) -> Table:
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    table.columns[1].justify = "right"
+    for name, value in numbers(figures):
+        if name not in without:
+            table.add_row(name, f"{value:,.6g}")
+    return table
 
 
 def numbers(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

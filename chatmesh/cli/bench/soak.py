@@ -76,6 +76,7 @@ def soak(
     try:
         from chatmesh.cli.bench import soak_run
         from chatmesh.cli.bench.plan import ImpossibleLoad, Load
+        from chatmesh.cli.bench.soak_outcome import SoakLoad
     except ImportError as error:
         raise command.missing(error) from None
     command.between("--minutes", minutes, 0.01, MAX_MINUTES)
@@ -90,9 +91,7 @@ def soak(
         raise CommandError(str(error), exit_code=2) from None
     nodes = command.check_nodes(chat_nodes, data)
     output = Output(as_json, save, html)
-    load = soak_run.SoakLoad(
-        pairs, rate, size, minutes, warmup, slice_seconds, peak_seconds, processes
-    )
+    load = SoakLoad(pairs, rate, size, minutes, warmup, slice_seconds, peak_seconds, processes)
 
     async def work(measured: MeasuredMesh, progress: Progress) -> Result:
         return await soak_run.measure(measured, load, progress)

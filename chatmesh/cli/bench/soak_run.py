@@ -9,13 +9,12 @@ PostgreSQL's own, one is ordered, so that what a soak shows always includes them
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -32,13 +31,13 @@ from chatmesh.cli.bench.loaders import (
     watched,
 )
 from chatmesh.cli.bench.mesh import MeasuredMesh
-from chatmesh.cli.bench.meter import Meter, Usage
+from chatmesh.cli.bench.meter import Meter
 from chatmesh.cli.bench.outcome import Totals
 from chatmesh.cli.bench.plan import Load
 from chatmesh.cli.bench.processes import MeshProcesses
 from chatmesh.cli.bench.result import Result
 from chatmesh.cli.bench.soak_load import SLICE_VARIABLE
-from chatmesh.cli.bench.trend import last_over_first, slope_per_hour
+from chatmesh.cli.bench.soak_outcome import Slices, Soaked, SoakLoad, result_of
 from chatmesh.embedded.running import RunningMesh
 
 LOAD_MODULE: Final = "chatmesh.cli.bench.soak_load"
@@ -47,31 +46,6 @@ _UPKEEP: Final = """
 SELECT (SELECT num_timed + num_requested FROM pg_stat_checkpointer)::bigint,
   (SELECT coalesce(sum(vacuum_count + autovacuum_count), 0) FROM pg_stat_user_tables)::bigint
 """
-
-
-@dataclass(frozen=True, slots=True)
-class SoakLoad:
-    """What is asked."""
-
-    pairs: int
-    rate: float | None
-    """Messages a second over all pairs; None: half of the peak."""
-    size_bytes: int
-    minutes: float
-    warmup_seconds: float
-    slice_seconds: float
-    peak_seconds: float
-    """How long the peak is looked for, when there is no rate."""
-    processes: int = 1
-
-
-@dataclass(slots=True)
-class Slices:
-    """What the slices showed, in their order."""
-
-    p99_ms: list[float] = field(default_factory=list)
-    messages: list[int] = field(default_factory=list)
-    memory_mib: list[Mapping[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +79,6 @@ async def measure(measured: MeasuredMesh, load: SoakLoad, progress: Progress) ->
         soaked = await _soak(mesh, load, steady, processes, loaders, progress)
     processes.check()
     return result_of(load, len(mesh.public), rate, peak, soaked, settings)
-
-
-@dataclass(frozen=True, slots=True)
-class Soaked:
-    """What came of the steady load."""
-
-    totals: Totals
-    histogram: Histogram
-    slices: Slices
-    usage: Usage
-    upkeep: Mapping[str, Any]
 
 
 async def _peak(mesh: RunningMesh, load: SoakLoad, progress: Progress) -> float:
@@ -257,62 +220,3 @@ async def _loaders(
             yield started
     finally:
         os.environ.pop(SLICE_VARIABLE, None)
-
-
-def result_of(
-    load: SoakLoad,
-    chat_nodes: int,
-    rate: float,
-    peak: float | None,
-    soaked: Soaked,
-    settings: Mapping[str, Any],
-) -> Result:
-    """Names of `--json`."""
-    totals, slices, step = soaked.totals, soaked.slices, load.slice_seconds
-    memory = {
-        name: [one.get(name, 0.0) for one in slices.memory_mib]
-        for name in soaked.usage.memory_mib
-        if name != "client"
-    }
-    figures = {
-        "rate": round(rate, 1),
-        "peak_per_s": peak,
-        "delivered": totals.delivered,
-        "delivered_per_s": round(totals.delivered / (load.minutes * 60), 1),
-        "lost": totals.lost,
-        "duplicated": totals.duplicated,
-        "out_of_order": totals.out_of_order,
-        "latency_ms": soaked.histogram.summary_ms(),
-        "cpu_s_per_1000": soaked.usage.cpu_s_per_1000(totals.delivered),
-        "memory_mib": dict(soaked.usage.memory_mib),
-        "memory_mib_per_hour": {
-            name: round(slope_per_hour(values, step), 2) for name, values in memory.items()
-        },
-        "memory_last_over_first": {
-            name: _rounded(last_over_first(values)) for name, values in memory.items()
-        },
-        "p99_ms_per_hour": round(slope_per_hour(slices.p99_ms, step), 3),
-        "p99_last_over_first": _rounded(last_over_first(slices.p99_ms)),
-        "upkeep": dict(soaked.upkeep),
-        "slices": {
-            "seconds": step, "p99_ms": slices.p99_ms, "messages": slices.messages,
-            "memory_mib": memory,
-        },
-        "settings": dict(settings),
-    }  # fmt: skip
-    bad = totals.lost or totals.duplicated or totals.out_of_order
-    return Result(
-        kind="soak",
-        load={**dataclasses.asdict(load), "rate": round(rate, 1), "chat_nodes": chat_nodes},
-        figures=figures,
-        headline=f"{load.minutes:g} minutes at {rate:,.0f} messages/s, "
-        f"{len(slices.p99_ms)} slices of {step:g} s",
-        lines=["p99 by slice: " + ", ".join(f"{value:g} ms" for value in slices.p99_ms)],
-        histogram=soaked.histogram,
-        passed=totals.delivered > 0 and bool(slices.p99_ms) and not bad,
-        failure="the run failed: see what was lost, duplicated or out of order above",
-    )
-
-
-def _rounded(ratio: float | None) -> float | None:
-    return None if ratio is None else round(ratio, 3)

@@ -7,12 +7,12 @@ wrong with them.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chatmesh.cli import CommandError, JsonOption, progress
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 if TYPE_CHECKING:
     from chatmesh.embedded.running import RunningMesh
@@ -48,6 +48,8 @@ def stalled(
     rate: RateOption = 200,
     seconds: SecondsOption = 10,
     as_json: JsonOption = False,
+    save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Measure what devices that read nothing cost a chat node and the devices beside them.
 
@@ -60,6 +62,7 @@ def stalled(
         from chatmesh.cli.bench.loaders import RunFailed
         from chatmesh.cli.bench.mesh import measured_mesh
         from chatmesh.cli.bench.plan import ImpossibleLoad, Load
+        from chatmesh.cli.bench.result import Result
         from chatmesh.runtime import logs
     except ImportError as error:
         raise CommandError(f"{error.name} is missing: pip install 'chatmesh[embedded]'") from None
@@ -72,6 +75,7 @@ def stalled(
         )  # fmt: skip
     except ImpossibleLoad as error:
         raise CommandError(str(error), exit_code=2) from None
+    output = Output(as_json, save, html)
     logs.configure("bench", "warning", "console")
     with measured_mesh(None, 1, progress) as measured:
         try:
@@ -79,13 +83,15 @@ def stalled(
         except (RunFailed, OSError) as error:
             measured.keep = True
             raise CommandError(f"no result: {error} (all logs: {measured.logs})") from None
-    if as_json:
-        typer.echo(json.dumps(result))
-    else:
-        for name, value in result.items():
-            typer.echo(f"{name}: {value:,}")
-    if result["rss_growth_bytes"] > result["allowed_bytes"]:
-        raise CommandError("the node's memory grew by more than is stated for stalled sessions")
+    output.deliver(
+        Result(
+            kind="stalled",
+            load={**load.to_json(), "sessions": sessions, "entries": entries, "body_bytes": size},
+            figures=result,
+            passed=result["rss_growth_bytes"] <= result["allowed_bytes"],
+            failure="the node's memory grew by more than is stated for stalled sessions",
+        )
+    )
 
 
 async def _measure(

@@ -17,6 +17,7 @@ from chatmesh.cli.bench.messages import (
     SizeOption,
     WarmupOption,
 )
+from chatmesh.cli.bench.output import HtmlOption, Output, SaveOption
 
 DEFAULT_WINDOW = 4
 BACKLOG_RATE = 800.0
@@ -63,6 +64,8 @@ def sync(
     processes: ProcessesOption = 1,
     ack_ms: AckOption = 100,
     as_json: JsonOption = False,
+    save: SaveOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Time messages from `accepted` to the recipient's stream, through queue, sync and Deliver.
 
@@ -99,4 +102,4 @@ def sync(
         load = HintLoad(online, AwayLoad(away, away_rate), backlog)
     except ImpossibleLoad as error:
         raise CommandError(str(error), exit_code=2) from None
-    show_run(load, data, chat_nodes, as_json=as_json)
+    show_run("sync", load, data, chat_nodes, Output(as_json, save, html))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
+from dataclasses import asdict
 from typing import TYPE_CHECKING
-
-import typer
 
 from chatmesh.cli import CommandError, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from chatmesh.cli.bench.output import Output
     from chatmesh.cli.bench.sync_outcome import HintOutcome
     from chatmesh.cli.bench.sync_plan import HintLoad
 
@@ -20,12 +19,20 @@ DEFAULT_CHAT_NODES = 2
 
 
 def show_run(
-    load: HintLoad, data: pathlib.Path | None, chat_nodes: int | None, *, as_json: bool
+    kind: str,
+    load: HintLoad,
+    data: pathlib.Path | None,
+    chat_nodes: int | None,
+    output: Output,
 ) -> None:
-    """Run a load and print its result. Raises CommandError when it failed or cannot be."""
+    """Run a load and deliver its result; `kind` is the subcommand.
+
+    Raises CommandError when it failed or cannot be.
+    """
     from rich.console import Console
 
     from chatmesh.cli.bench.plan import MAX_CHAT_NODES
+    from chatmesh.cli.bench.result import Result
 
     if chat_nodes is not None and (data is not None or not 1 <= chat_nodes <= MAX_CHAT_NODES):
         raise CommandError(
@@ -37,12 +44,16 @@ def show_run(
             "--backlog holds sync_svc: it needs a mesh of its own (without --data)", exit_code=2
         )
     outcome = _run(load, data, chat_nodes or DEFAULT_CHAT_NODES, Console(stderr=True))
-    for line in outcome.lines():
-        typer.echo(line, err=as_json)
-    if as_json:
-        typer.echo(json.dumps(outcome.to_json()))
-    if not outcome.passed:
-        raise CommandError("the run failed: see what must be 0 above")
+    output.deliver(
+        Result(
+            kind=kind,
+            load=asdict(load),
+            figures=outcome.to_json(),
+            lines=outcome.lines(),
+            histogram=outcome.after_accepted,
+            passed=outcome.passed,
+        )
+    )
 
 
 def _run(

@@ -98,6 +98,9 @@ LEFT JOIN LATERAL (
     JOIN chat.account s ON s.id = e.sender
     WHERE e.flags & 10 = 2 AND e.sender <> d.account AND e.message_no > m.read_message_no
       AND NOT m.gone AND NOT e.expires_at_ms BETWEEN 1 AND chat.now_ms()
+      AND NOT chat.is_hidden_1(d.account, e.conversation, e.conversation_seq)
+      AND (h.blocks = 0 OR NOT EXISTS (SELECT FROM chat.block b
+        WHERE b.owner = d.account AND b.blocked = e.sender))
   ) loud
   WHERE greatest(a.mute, CASE WHEN loud.mute_until_ms BETWEEN 1 AND chat.now_ms() THEN 1
     ELSE loud.mute END) <= CASE WHEN loud.mention THEN 2 ELSE 1 END

@@ -100,6 +100,11 @@ def test_a_message_of_the_plain_size_with_another_field_is_not_taken_for_plain()
     assert not checked.flags & EventFlags.NOTIFIES
 
 
+def attach(made: OutgoingMessage, **spoiled: object) -> None:
+    good = {"uri": "https://files.example/x", "media_type": "image/png", "sha256": b"h" * 32}
+    made.attachments.add(**{**good, **spoiled})
+
+
 BAD: list[tuple[str, Callable[[OutgoingMessage], object], str]] = [
     ("no key", lambda m: m.ClearField("idempotency_key"), "KEY_INVALID"),
     ("short key", lambda m: setattr(m, "idempotency_key", key()[:15]), "KEY_INVALID"),
@@ -125,6 +130,10 @@ BAD: list[tuple[str, Callable[[OutgoingMessage], object], str]] = [
     ("huge reply", lambda m: setattr(m, "reply_to_conversation_seq", 1 << 63), "TARGET_UNKNOWN"),
     ("empty mention", lambda m: m.mention_user_ids.append(""), "INVALID_FIELD"),
     ("http attachment", lambda m: m.attachments.add(uri="http://x"), "INVALID_FIELD"),
+    ("short hash", lambda m: attach(m, sha256=b"h" * 31), "INVALID_FIELD"),
+    ("long hash", lambda m: attach(m, sha256=b"h" * 33), "INVALID_FIELD"),
+    ("negative size", lambda m: attach(m, size_bytes=-1), "INVALID_FIELD"),
+    ("attachment of no type", lambda m: attach(m, media_type=""), "INVALID_FIELD"),
     ("long collapse key", lambda m: setattr(m.push, "collapse_key", "k" * 65), "INVALID_FIELD"),
 ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from chat_svc.core.contacts import ContactAction
 from chat_svc.store.push_state import PushStateRow
+from chat_svc.store.self_log import Owner
 from tests.chat_store.test_devices import opened, talk
-from tests.chat_store.world import MESSAGE, World
+from tests.chat_store.world import MESSAGE, NODE, World
 
 
 async def state(world: World, account: int, node: int = 0) -> PushStateRow:
@@ -51,3 +53,24 @@ async def test_mentions_are_counted_and_shown_before_older_news(world: World) ->
         "the newest is one of them"
     )
     assert [row.mention for row in found.pending] == [True, False, False, False, False]
+
+
+async def test_what_its_reader_hid_or_a_blocked_sender_said_is_not_shown(world: World) -> None:
+    owner, noisy, reader = await world.users(3)
+    group = await world.group(owner, noisy, reader)
+    await opened(world, reader)
+    first, _, _ = await world.commit(
+        world.row(owner, group, "hidden"),
+        world.row(noisy, group, "of somebody blocked"),
+        world.row(owner, group, "shown"),
+    )
+    assert (await state(world, reader.id)).pending_count == 3
+    log = Owner(reader.tenant_id, reader.id, world.name_of(reader), NODE)
+    await world.store.self_log.hide(log, group, first.conversation_seq, ids=await world.new_ids(2))
+    await world.store.relations.change(
+        world.request(reader), noisy.id, world.name_of(noisy), ContactAction.BLOCK,
+        ids=await world.new_ids(3),
+    )  # fmt: skip
+    found = await state(world, reader.id)
+    assert found.pending_count == 1
+    assert b"shown" in found.pending[0].body

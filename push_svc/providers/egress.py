@@ -19,6 +19,11 @@ MAX_URL_BYTES: Final = 2_048
 RESOLVE_SECONDS: Final = 5.0
 _NAT64: Final = ip_network("64:ff9b::/96")
 _6TO4: Final = ip_network("2002::/16")
+_UNICAST: Final = ip_network("2000::/3")
+"""All IPv6 addresses that IANA gives out. What lies outside is local in some way that the standard
+library calls global: site-local (fec0::/10), NAT64 of one's own (64:ff9b:1::/48), SIIT."""
+_SPECIAL: Final = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+"""IANA's special-purpose registries, as far as Python 3.11 does not know them."""
 
 Address = IPv4Address | IPv6Address
 
@@ -93,7 +98,10 @@ class Egress:
             return self.allows(inner)
         if any(address in network for network in self._networks):
             return True
-        return address.is_global and not address.is_multicast
+        if address.version == 6 and address not in _UNICAST:
+            return False
+        is_special = any(address in network for network in _SPECIAL)
+        return address.is_global and not (address.is_multicast or is_special)
 
     def _check_parts(self, parts: SplitResult, host: str) -> None:
         if parts.scheme != "https":

@@ -63,9 +63,24 @@ def speaker(user: str, target: str, data: pathlib.Path | None, ca: pathlib.Path 
     Raises CommandError or an EmbeddedError that says what to do.
     """
     from chatmesh.client import Tls
+    from chatmesh.runtime.addresses import is_local
 
     if target:
-        return Speaker(target, _token_from_environment(), Tls(ca=ca) if ca else None)
+        if user:
+            raise CommandError(
+                f"--as is for the embedded mesh: with --target the token of {TOKEN_VARIABLE} says "
+                "who speaks; leave one of the two out", 2,
+            )  # fmt: skip
+        token = _token_from_environment()
+        if ca is None and not all(is_local(one.strip()) for one in target.split(",")):
+            raise CommandError(
+                f"{target} is on another machine and the token would travel in plain text: name "
+                "the CA of its certificate by --ca FILE (a public one: your system's bundle, as "
+                "/etc/ssl/certs/ca-certificates.crt)"
+            )
+        if ca is not None and not ca.is_file():
+            raise CommandError(f"--ca {ca}: there is no such file", 2)
+        return Speaker(target, token, Tls(ca=ca) if ca else None)
     if not user:
         raise CommandError("who speaks? name a user by --as, or a server of yours by --target", 2)
     check_utf8(user, "--as")

@@ -49,7 +49,10 @@ def token(
             "`chatmesh up`, or name its folder by --data or CHATMESH_DATA"
         ) from None
     except OSError as error:
-        raise CommandError(f"cannot read the data folder {folder.path}: {error.strerror}") from None
+        raise CommandError(
+            f"cannot read the data folder {folder.path}: {error.strerror}; "
+            "name another by --data or CHATMESH_DATA"
+        ) from None
     typer.echo(
         tokens.mint(secret, user, tenant=tenant, ttl_seconds=ttl_seconds, scopes=scope or ())
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sqlite3
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated
@@ -50,7 +51,13 @@ def trace(
     from chatmesh.embedded.layout import DataFolder, default_folder
 
     folder = DataFolder(data or default_folder())
-    spans = collect(folder.spans_file, message_id, wait_seconds)
+    try:
+        spans = collect(folder.spans_file, message_id, wait_seconds)
+    except (OSError, sqlite3.Error) as error:
+        raise CommandError(
+            f"cannot read {folder.spans_file}: {error}; name another data folder by --data or "
+            "CHATMESH_DATA"
+        ) from None
     if not spans:
         raise CommandError(
             f"no spans of message {message_id} in {folder.spans_file}: was it sent to this mesh, "

@@ -88,6 +88,32 @@ def outgoing_message(message: c.Message, key: bytes) -> pb.OutgoingMessage:
     return out
 
 
+def offered(out: pb.OutgoingMessage) -> c.Message:
+    """A message from its form on the wire, as the application offered it."""
+    said = content(out.content)
+    if not isinstance(said, c.Sendable):
+        said = c.Data("", b"")  # never: an outbox holds what `outgoing_message` made
+    to_user = out.to_user_id if out.WhichOneof("to") == "to_user_id" else None
+    return c.Message(
+        content=said,
+        to_user=to_user,
+        conversation_id=out.conversation_id if to_user is None else None,
+        reply_to=out.reply_to_conversation_seq,
+        silent=out.silent,
+        expires_at_ms=out.expires_at_ms,
+        push_priority=enum_of(c.PushPriority, out.push.priority),
+        push_collapse_key=out.push.collapse_key,
+        encrypted=out.encrypted,
+        metadata=dict(out.metadata),
+        mentions=tuple(out.mention_user_ids),
+        attachments=tuple(_attachment(item) for item in out.attachments),
+        forwarded_from=_forwarded(out),
+        thread_root=out.thread_root_conversation_seq,
+        traceparent=trace.to_traceparent(out.trace_context) if out.trace_context else "",
+        key=out.idempotency_key,
+    )
+
+
 def policy_message(policy: c.Policy) -> pb.ConversationPolicy:
     """Rules of a group, for the wire."""
     return pb.ConversationPolicy(
@@ -178,10 +204,7 @@ def event(message: pb.Event, me: str) -> v.Event:
         encrypted=message.encrypted,
         metadata=dict(message.metadata) if message.metadata else {},
         mentions=tuple(message.mention_user_ids),
-        attachments=tuple(
-            c.Attachment(item.uri, item.media_type, item.size_bytes, item.sha256, item.name)
-            for item in message.attachments
-        ),
+        attachments=tuple(_attachment(item) for item in message.attachments),
         forwarded_from=_forwarded(message),
         thread_root=message.thread_root_conversation_seq,
         sender_kind=enum_of(v.SenderKind, message.sender_kind),
@@ -191,7 +214,11 @@ def event(message: pb.Event, me: str) -> v.Event:
     )
 
 
-def _forwarded(message: pb.Event) -> c.Forwarded | None:
+def _attachment(item: pb.Attachment) -> c.Attachment:
+    return c.Attachment(item.uri, item.media_type, item.size_bytes, item.sha256, item.name)
+
+
+def _forwarded(message: pb.Event | pb.OutgoingMessage) -> c.Forwarded | None:
     if not message.HasField("forwarded_from"):
         return None
     return c.Forwarded(message.forwarded_from.user_id, message.forwarded_from.created_at_ms)

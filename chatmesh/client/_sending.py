@@ -36,6 +36,19 @@ class Sending(Caller):
     def _check_open(self) -> None:
         raise NotImplementedError
 
+    def _check_started(self) -> None:
+        raise NotImplementedError
+
+    def new_key(self) -> bytes:
+        """A key for `Message.key`, by the server's time: for an application that shows a message
+        before it is answered, and knows its entry by `Event.key`."""
+        return self._new_key()
+
+    def unanswered(self) -> list[c.Message]:
+        """Messages without an answer, earlier runs' included, in the order in which they go."""
+        self._check_started()
+        return [convert.offered(one.message) for one in self._session.queue.in_order()]
+
     async def send(
         self,
         *,

@@ -53,6 +53,11 @@ class SendQueue:
     def __contains__(self, key: bytes) -> bool:
         return key in self._known
 
+    def in_order(self) -> list[Outgoing]:
+        """All of them, by the order in which they were first offered."""
+        waiting = [outgoing for _, outgoing in self._waiting]
+        return sorted([*waiting, *self._in_flight.values()], key=lambda one: one.order)
+
     @property
     def size_bytes(self) -> int:
         """Bytes of all messages without an answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import grpc
 import pytest
 
 from chatmesh.client import (
+    Attachment,
     AuthenticationFailed,
     ChatmeshError,
     Client,
     ClientClosed,
     Cursor,
+    Edit,
     Entry,
+    Forwarded,
     InvalidRequest,
     MemoryStore,
     Message,
+    PushPriority,
     SendSettled,
     Sent,
     Snapshot,
@@ -140,6 +145,36 @@ async def test_a_restart_resumes_and_sends_what_was_unanswered(peer: Peer, tmp_p
     await store.close()
     assert remembered.unanswered == []
     assert remembered.cursor == Cursor(3, peer.account("alice").timeline[2].message_id)
+
+
+async def test_unanswered_messages_are_told_as_they_were_offered(
+    peer: Peer, tmp_path: Path
+) -> None:
+    everything = Message(
+        Edit(3, Text("x")), conversation_id=7, reply_to=2, silent=True, expires_at_ms=9,
+        push_priority=PushPriority.HIGH, push_collapse_key="c", encrypted=True,
+        metadata={"a": "b"}, mentions=("carol",), thread_root=1,
+        attachments=(Attachment("https://a.example/f", "image/png", 5, b"h" * 32, "f"),),
+        forwarded_from=Forwarded("dave", 4),
+    )  # fmt: skip
+    store = SqliteStore(tmp_path / "a.db")
+    async with client(peer, store=store, close_timeout_seconds=0) as alice:
+        peer.answering.clear()
+        key = alice.new_key()
+        sending = [
+            asyncio.create_task(alice.send_message(one))
+            for one in (dataclasses.replace(text(1), key=key), everything)
+        ]
+        await peer.until(lambda: len(alice.unanswered()) == 2)
+    await asyncio.gather(*sending, return_exceptions=True)
+    store = SqliteStore(tmp_path / "a.db")
+    async with Client(
+        "127.0.0.1:1", token="alice", store=store, connect_timeout_seconds=None,
+        close_timeout_seconds=0,
+    ) as alice:  # fmt: skip
+        first, second = alice.unanswered()
+    assert first == dataclasses.replace(text(1), key=key)
+    assert second == dataclasses.replace(everything, key=second.key)
 
 
 async def test_a_store_of_another_device_is_refused(peer: Peer) -> None:

@@ -30,10 +30,10 @@ PUBLIC = _PUBLIC.split()
 _METHODS = """
 account_version add_members app_state block changed_conversations contacts conversation
 conversations create_group device_id devices entries events hide_message history is_connected
-leave_group mark_read members notification_settings presence presence_of privacy receipts
+leave_group mark_read members new_key notification_settings presence presence_of privacy receipts
 register_push_token remove_members search send send_many send_message session set_presence
-set_role set_typing sign_out typing unblock unread unregister_push_token unwatch update_contact
-update_conversation_state update_group user_id watch
+set_role set_typing sign_out typing unanswered unblock unread unregister_push_token unwatch
+update_contact update_conversation_state update_group user_id watch
 """
 METHODS = _METHODS.split()
 

@@ -22,6 +22,7 @@ _ORDER = (
     "send",
     "tail",
     "history",
+    "search",
     "trace",
     "queue",
     "decode_id",

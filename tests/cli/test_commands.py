@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,22 @@ def test_a_pipe_of_lines_arrives_in_order_and_reads_as_it_was(data: Path, tmp_pa
     assert by_id.stdout.rstrip().endswith("line 249")
 
 
+def test_what_was_said_is_found(data: Path) -> None:
+    at, word = ("--data", data), f"needle{os.getpid()}"
+    chatmesh("send", "--as", ALICE, BOB, f"a {word} in \u202ehay", *at)
+    chatmesh("send", "--as", ALICE, f"{BOB}-other", f"{word} elsewhere", *at)
+    deadline = time.monotonic() + 60
+    while len(found := chatmesh("search", "--as", ALICE, word, *at).stdout.splitlines()) < 2:
+        assert time.monotonic() < deadline, "the index is filled behind the commit"
+    assert found[0].endswith(f"{ALICE}: [{word}] elsewhere")
+    assert found[1].endswith(f"{ALICE}: a [{word}] in \\u202ehay")
+    (one,) = chatmesh("search", "--as", ALICE, "--in", BOB, word, "--json", *at).stdout.splitlines()
+    assert json.loads(one)["highlight"] == f"a \ue000{word}\ue001 in \u202ehay"
+    assert chatmesh("search", "--as", f"{BOB}-nobody", word, *at).stdout == ""
+    refused = chatmesh("search", "--as", ALICE, '"open', *at, code=1)
+    assert "QUERY_INVALID" in refused.stderr
+
+
 def test_control_characters_never_reach_the_terminal(data: Path) -> None:
     bad = chatmesh(
         "send", "--as", ALICE, BOB, "-", "--data", data, text="\x1b[31mred\nfine\n", code=1
@@ -62,8 +79,13 @@ def test_control_characters_never_reach_the_terminal(data: Path) -> None:
     assert "abc\\u202edef" in shown.stdout
 
 
-def test_a_message_can_be_traced(data: Path) -> None:
-    sent = chatmesh("send", "--as", ALICE, BOB, "traced", "--trace", "--data", data)
+def test_a_message_can_be_traced(data: Path, tmp_path: Path) -> None:
+    reader = f"cli-traced-{os.getpid()}"
+    chatmesh("send", "--as", ALICE, reader, "first", "--data", data)
+    # whoever has a device is told by a hint: a hop of sync's
+    store = ("--store", tmp_path / "reader.db")
+    chatmesh("tail", "--as", reader, "--from", "oldest", "-n", "1", *store, "--data", data)
+    sent = chatmesh("send", "--as", ALICE, reader, "traced", "--trace", "--data", data)
     message_id = sent.stdout.strip()
     traced = json.loads(
         chatmesh("trace", message_id, "--json", "--wait-seconds", "30", "--data", data).stdout

@@ -12,7 +12,7 @@ FAULTS := tests/faults tests/chat_node/test_mesh_faults.py tests/e2e/test_conver
 	tests/sync/test_drills.py
 FAULTS_SEEDS ?= $(shell seq -s, 1 60)
 
-.PHONY: help setup demo faults faults-long backlog test check fix gen bench lock release-image
+.PHONY: help setup demo faults faults-long backlog test check fix gen bench peers lock release-image
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -39,6 +39,9 @@ backlog: setup  ## 100,000 hints while sync_svc is down, then drained: rate, ord
 
 bench: setup  ## load from separate client processes on an embedded mesh
 	@$(VENV)/bin/chatmesh bench messages
+
+peers: setup  ## ours beside ejabberd with a PostgreSQL archive (Debian's package), by the same load
+	@$(PY) -m benchmarks.peers
 
 check: setup  ## everything that needs no running server
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh tools/check.sh

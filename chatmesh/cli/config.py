@@ -80,7 +80,7 @@ def show(
     from chatmesh.runtime.settings_told import told
 
     documents = []
-    for name, module, environ in _environments(services, env_file, running, data):
+    for name, module, environ in environments(services, env_file, running, data):
         rows = [
             row
             for row in told(settings_class(module), environ)
@@ -112,7 +112,7 @@ def check(
 
     found: dict[str, list[str]] = {}
     names = []
-    for name, module, environ in _environments(services, env_file, running, data):
+    for name, module, environ in environments(services, env_file, running, data):
         names.append(name)
         try:
             load(settings_class(module), environ, known=NAMES)
@@ -145,7 +145,7 @@ def settings_class(module: str) -> type[Settings]:
     raise LookupError(f"{module}.settings has no settings class")
 
 
-def _environments(
+def environments(
     services: Iterable[str] | None,
     env_file: pathlib.Path | None,
     running: bool,

@@ -25,6 +25,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+import chatmesh
 from chatmesh.runtime import tally
 from chatmesh.runtime.errors import AddressTaken
 from chatmesh.runtime.readiness import Readiness
@@ -170,7 +171,7 @@ async def measure_loop_lag() -> None:
 
 
 def register_process_metrics() -> None:
-    """CPU, memory, descriptors, garbage collections and the Python version of this process."""
+    """CPU, memory, descriptors, garbage collections and the versions of this process."""
     if "process" not in _made:
         _made["process"] = (
             ProcessCollector(registry=REGISTRY),
@@ -178,6 +179,8 @@ def register_process_metrics() -> None:
             GCCollector(registry=REGISTRY),
         )
         REGISTRY.register(_TallyCollector())
+        build = Gauge("chatmesh_build_info", "Always 1; what runs", ("version",), registry=REGISTRY)
+        build.labels(chatmesh.__version__).set(1)
 
 
 class _TallyCollector(Collector):

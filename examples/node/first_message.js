@@ -7,6 +7,7 @@
 // It opens a session, sends one message, waits for its result and for its own entry, acks it, and
 // leaves. 64-bit numbers are read as strings: JavaScript's numbers end at 2^53.
 import crypto from "node:crypto";
+import fs from "node:fs";
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 
@@ -17,6 +18,10 @@ if (!target || !toUser || !text || !process.env.TOKEN) {
 }
 
 const protos = process.env.PROTOS ?? "./protos";
+if (!fs.existsSync(protos)) {
+  console.error(`no ${protos}: write the public .proto files there by: chatmesh protos ${protos}`);
+  process.exit(2);
+}
 const definition = loader.loadSync("chatmesh/v1/session.proto", {
   includeDirs: [protos],
   longs: String,

@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 
-from chatmesh.client import Client
+from chatmesh.client import ChatmeshError, Client
 
 
 async def main(target: str, to_user: str, text: str) -> None:
@@ -25,4 +25,7 @@ async def main(target: str, to_user: str, text: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 4 or "TOKEN" not in os.environ:
         sys.exit("usage: TOKEN=<jwt> python first_message.py HOST:PORT USER TEXT")
-    asyncio.run(main(*sys.argv[1:]))
+    try:
+        asyncio.run(main(*sys.argv[1:]))
+    except ChatmeshError as error:  # its text says what to do
+        sys.exit(str(error))

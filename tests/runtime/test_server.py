@@ -70,6 +70,13 @@ def test_the_limits_of_the_design() -> None:
     assert public["grpc.so_reuseport"] == mesh["grpc.so_reuseport"] == 0
     assert public["grpc.keepalive_time_ms"] + public["grpc.keepalive_timeout_ms"] <= 40_000
     assert mesh["grpc.keepalive_time_ms"] == 10_000
+    assert mesh["grpc.keepalive_timeout_ms"] == 5_000
+    assert mesh["grpc.max_connection_age_grace_ms"] == 30_000
+    for either in (public, mesh):
+        assert either["grpc.http2.max_ping_strikes"] == 2
+        assert either["grpc.server_handshake_timeout_ms"] == 10_000
+        assert either["grpc.max_metadata_size"] == 8 << 10
+        assert either["grpc.absolute_max_metadata_size"] == 16 << 10
     assert public["grpc.http2.min_ping_interval_without_data_ms"] == 10_000
     assert mesh["grpc.http2.min_ping_interval_without_data_ms"] == 5_000
     assert 30 * 60_000 <= public["grpc.max_connection_age_ms"] <= 60 * 60_000

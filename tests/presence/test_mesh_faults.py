@@ -151,7 +151,7 @@ async def test_a_sequencer_dies_and_ids_come_from_the_other(broken: BrokenMesh, 
     workers: set[int] = set()
     for name in ("sequencer", "sequencer-2"):
         await asyncio.to_thread(broken.mesh.hold, name, signal.SIGKILL)
-        for number in range(5):
+        for number in range(3):
             keys = await one.device.send(f"{name} {number}", to=other.user)
             keys += await other.device.send(f"{name} {number}", to=one.user)
             for sender, key in zip((one, other), keys, strict=True):
@@ -159,7 +159,8 @@ async def test_a_sequencer_dies_and_ids_come_from_the_other(broken: BrokenMesh, 
                 assert not result.HasField("problem"), result.problem
                 workers.add(DEFAULT_LAYOUT.decode(result.message_id).worker)
         await asyncio.to_thread(broken.mesh.release, name)
-        await asyncio.to_thread(broken.mesh.wait_ready)
+        if name == "sequencer":
+            await asyncio.to_thread(broken.mesh.wait_ready)
     assert len(workers) > 1
     given = [GivenId(entry.event.message_id, 0) for entry in other.device.stored]
     assert list(ids_are_distinct(given)) == []

@@ -25,6 +25,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 Body = TypeVar("Body")
+# Without slots: Python 3.11 cannot make a generic, frozen, slotted class by an alias (Reading[str]).
 
 
 class Effect(Enum):
@@ -38,7 +39,7 @@ class Effect(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Said(Generic[Body]):
     """One event, as far as it changes how something reads."""
 
@@ -55,7 +56,7 @@ class Said(Generic[Body]):
     """Of a message: ms since the Unix epoch; 0 = never."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reading(Generic[Body]):
     """One message as it reads now. ``body`` None: erased."""
 

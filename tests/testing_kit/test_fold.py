@@ -58,3 +58,10 @@ def test_events_of_the_sdk() -> None:
     assert first.reactions == {("alice", "+1")}
     assert (second.body, third.body) == (None, None)
     assert sdk.reads_now(events)[1].body == sdk.Data("a/b", b"x")
+
+
+def test_an_alias_makes_one_too() -> None:
+    """As the model and the SDK name them."""
+    assert fold.Reading[str](1, "alice", "text") == fold.Reading(1, "alice", "text")
+    message = fold.Effect.MESSAGE
+    assert fold.Said[str](1, message) == fold.Said(1, message)

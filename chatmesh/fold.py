@@ -25,7 +25,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 Body = TypeVar("Body")
-# Without slots: Python 3.11 cannot make a generic, frozen, slotted class by an alias (Reading[str]).
+# Without slots: Python 3.11 makes no generic, frozen, slotted class by an alias (Reading[str]).
 
 
 class Effect(Enum):

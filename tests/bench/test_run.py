@@ -13,13 +13,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from chatmesh.cli.bench import compare, readback, report, saved
+from chatmesh.cli.bench import compare, idle_run, readback, report, saved, soak_run
 from chatmesh.cli.bench.latency import Histogram
 from chatmesh.cli.bench.loaders import LOAD_MODULE, RunFailed
+from chatmesh.cli.bench.mesh import MeasuredMesh
 from chatmesh.cli.bench.outcome import Outcome, Totals
 from chatmesh.cli.bench.plan import Load
 from chatmesh.cli.bench.processes import MeshDied, MeshProcesses
 from chatmesh.cli.bench.run import run
+from chatmesh.cli.bench.soak_outcome import SoakLoad
 from chatmesh.embedded import keys
 from chatmesh.embedded.running import ProcessInfo, RunningMesh
 from chatmesh.testing.mesh import start_mesh
@@ -121,6 +123,35 @@ async def test_a_mesh_that_dies_ends_the_run(
 
         with pytest.raises(MeshDied, match=r"chat-1 .*ended during the run; its log: chat\.log"):
             await run(mesh, load, kill)
+
+
+@pytest.mark.parametrize("phase", ["connecting 3", "idle for 60 s"])
+async def test_a_mesh_that_dies_under_idle_sessions_gives_no_figure(
+    phase: str, stores: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh_with(stores, "none", monkeypatch) as (mesh, child):
+
+        def kill(now: str, _share: float, _delivered: int) -> None:
+            if now == phase and child.returncode is None:
+                child.kill()
+
+        load = idle_run.IdleLoad(3, 1, seconds=60 if "60" in phase else 0.1, settle_seconds=0)
+        with pytest.raises(MeshDied, match=r"chat-1 .*ended during the run; its log: chat\.log"):
+            await idle_run.measure(MeasuredMesh(mesh), load, kill)
+
+
+async def test_a_mesh_that_dies_under_a_soak_gives_no_figure(
+    stores: RunningMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mesh_with(stores, "none", monkeypatch) as (mesh, child):
+
+        def kill(phase: str, _share: float, _delivered: int) -> None:
+            if phase == "soaking" and child.returncode is None:
+                child.kill()
+
+        load = SoakLoad(2, 20, 120, minutes=1, warmup_seconds=0, slice_seconds=1, peak_seconds=1)
+        with pytest.raises(MeshDied, match=r"chat-1 .*ended during the run"):
+            await soak_run.measure(MeasuredMesh(mesh), load, kill)
 
 
 async def test_a_session_that_ends_ends_the_run(

@@ -241,7 +241,7 @@ class Group:
         self._period.is_open = False
         await self._settled()
         return {
-            "totals": asdict(self._totals()),
+            "totals": asdict(self.totals()),
             "messages": sum(sender.sent for sender in self.senders.values()),
             "histogram": self.histogram.to_json(),
         }
@@ -267,7 +267,8 @@ class Group:
     def _deliveries(self) -> int:
         return sum(one.delivered for member in self.members for one in member.ledgers.values())
 
-    def _totals(self) -> Totals:
+    def totals(self) -> Totals:
+        """What every member has of every sender, and what must not be."""
         totals = Totals(delivered=self._period.delivered, delivered_in_all=self._deliveries())
         for sender in self.senders.values():
             totals.sent += sender.sent * (len(self.members) - 1)

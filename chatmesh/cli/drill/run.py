@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from chatmesh.cli.bench.run import LoadProcess, RunFailed
+from chatmesh.cli.bench.loaders import LoadProcess, RunFailed
 from chatmesh.cli.drill.outcome import Outcome, Plan, Replacement, Traffic
 from chatmesh.cli.drill.replacing import NotReplaced, replace, servers_of
 from chatmesh.embedded import running, services

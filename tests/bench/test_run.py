@@ -50,7 +50,7 @@ async def mesh_with(
 ) -> AsyncIterator[tuple[RunningMesh, asyncio.subprocess.Process]]:
     """The stores, and a liar in the place of a chat node whose process is a child that may die."""
 
-    async def no_servers_to_ask(_: RunningMesh) -> dict[str, Any]:
+    async def no_servers_to_ask(*_: Any) -> dict[str, Any]:
         return {}
 
     monkeypatch.setattr(readback, "security_settings", no_servers_to_ask)

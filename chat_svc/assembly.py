@@ -333,7 +333,7 @@ def build_sides(ground: Ground, path: Path) -> Sides:
         delivery=delivery,
         comparison=comparison,
         neighbours=Neighbours(links.connect),
-        standing=Standing(store.users, path.resolver, sessions, clock),
+        standing=Standing(store.users, store.devices, path.resolver, sessions, clock),
         audit=AuditLog(store.audit, clock, ground.settings.audit_keep_days),
         tasks=Tasks(),
     )

@@ -186,7 +186,8 @@ class RawSession:
     async def ended(self) -> End:
         """Read to the end of the session; how it ended."""
         async with asyncio.timeout(ANSWER_SECONDS):
-            while self.end is None:
+            # what came before the end may still wait to be taken
+            while self.end is None or not self._got.empty():
                 got = await self._got.get()
                 if got.frame is not None:
                     self.seen.append(got.frame)

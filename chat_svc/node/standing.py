@@ -1,4 +1,5 @@
-"""Who may no longer be here: accounts switched off, signed out of everywhere, or erased.
+"""Who may no longer be here: accounts switched off, signed out of everywhere, or erased; and
+devices that were signed out.
 
 Whether a caller may come in is looked up in the account that the resolver holds, without a read.
 So each node has to learn of changes: it looks every two seconds for those of the last minute, and
@@ -10,7 +11,7 @@ next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from chat_svc.core.standing import refusal
@@ -40,11 +41,27 @@ class Users(Protocol):
         ...
 
 
+class Devices(Protocol):
+    """What is used of the store's devices."""
+
+    async def session_nos(self, accounts: Sequence[int]) -> dict[tuple[int, str], int]:
+        """By (account, device_id), of every device that is not signed out."""
+        ...
+
+
 class Standing:
     """See the module's text."""
 
-    def __init__(self, users: Users, resolver: Resolver, sessions: Sessions, clock: Clock) -> None:
+    def __init__(
+        self,
+        users: Users,
+        devices: Devices,
+        resolver: Resolver,
+        sessions: Sessions,
+        clock: Clock,
+    ) -> None:
         self._users = users
+        self._devices = devices
         self._resolver = resolver
         self._sessions = sessions
         self._clock = clock
@@ -85,6 +102,7 @@ class Standing:
                 self._since_ms, more = changes.next_ms, changes.more
                 for change in changes.standings:
                     ended += self._apply(change)
+                ended += await self._end_signed_out(changes.standings)
                 for tenant, account in changes.erased:
                     self._resolver.forget_account(tenant, account)
                     ended += self._end(account, lambda _: errors.USER_DISABLED())
@@ -99,6 +117,19 @@ class Standing:
         return self._end(
             row.id,
             lambda session: refusal(row.disabled, row.not_before_ms, session.identity.issued_at_ms),
+        )
+
+    async def _end_signed_out(self, changed: Sequence[StandingRow]) -> int:
+        """End sessions of devices that are not there any more."""
+        # taken before the read: a session that registers meanwhile may not be in it
+        here = [session for change in changed for session in self._sessions.of(change.row.id)]
+        if not here:
+            return 0
+        known = await self._devices.session_nos(sorted({session.account for session in here}))
+        gone = {session for session in here if (session.account, session.device_id) not in known}
+        return sum(
+            self._end(account, lambda one: errors.DEVICE_REFUSED() if one in gone else None)
+            for account in {session.account for session in gone}
         )
 
     def _end(self, account: int, why: Callable[[LiveSession], Fault | None]) -> int:

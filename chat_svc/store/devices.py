@@ -113,6 +113,9 @@ _HEADS: Final = """
 SELECT account, seq, notify_seq, min_seq, account_version
 FROM chat.timeline_head WHERE account = ANY (%s)
 """
+_SESSION_NOS: Final = """
+SELECT account, device_id, session_no FROM chat.device WHERE account = ANY (%s)
+"""
 
 
 _MATCH: Final = """
@@ -236,6 +239,11 @@ class DeviceStore:
             Int8Array([message_id for _, _, message_id in cursors]),
         )
         return [good for (good,) in await calls.rows(self._database, _MATCH, arguments)]
+
+    async def session_nos(self, accounts: Sequence[int]) -> dict[tuple[int, str], int]:
+        """Newest session_no by (account, device_id), of every device that is not signed out."""
+        found = await calls.rows(self._database, _SESSION_NOS, (Int8Array(accounts),))
+        return {(account, device_id): number for account, device_id, number in found}
 
     async def heads(self, accounts: Sequence[int]) -> dict[int, Head]:
         """Heads by account."""

@@ -141,7 +141,7 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
     async def end_sessions(account: int, devices: Sequence[SignedOut]) -> None:
         holder[0].ended += devices
 
-    standing = Standing(world.store.users, resolver, Sessions(), SystemClock())
+    standing = Standing(world.store.users, world.store.devices, resolver, Sessions(), SystemClock())
 
     async def record(tenant_id: int, *notes: Note) -> None:
         await world.store.audit.append(tenant_id, notes)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 
 from chatmesh.cli.bench.h2 import GrpcConnection, connect
@@ -117,6 +118,34 @@ async def test_a_disabled_user_is_out_everywhere(mesh: Mesh) -> None:
             return True
 
     await until(comes_in)
+
+
+async def test_nodes_hear_of_signed_out_devices_when_nobody_tells_them(
+    mesh: Mesh, running_mesh: RunningMesh
+) -> None:
+    """As when the node that was asked dies just after its commit."""
+    user = f"stolen-{uuid.uuid4().hex[:8]}"
+    token = mesh.token(user)
+    async with (
+        RawSession(mesh.channels[0], token) as here,
+        RawSession(mesh.channels[1], token) as there,
+        RawSession(mesh.channels[1], token) as kept,
+    ):
+        await here.hello("phone")
+        await there.hello("laptop")
+        await kept.hello("tablet")
+        url = running_mesh.owner_url()
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            await connection.execute(
+                "SELECT chat.sign_out_1(a.id, ARRAY['phone', 'laptop']) FROM chat.account a"
+                " WHERE a.external_id = %s", (user,)
+            )  # fmt: skip
+        for session in (here, there):
+            assert await closed(session) == (
+                "DEVICE_REFUSED", session_pb2.Closed.REASON_REVOKED
+            )  # fmt: skip
+        await kept.send("ping {}")
+        await kept.until(lambda frame: bool(frame.pong))
 
 
 async def test_revoked_tokens_are_out_everywhere_and_a_newer_one_is_in(mesh: Mesh) -> None:

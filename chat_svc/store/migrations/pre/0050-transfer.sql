@@ -196,10 +196,12 @@ BEGIN
   ), made AS (
     INSERT INTO chat.account (id, tenant, external_id, kind, created_at_ms, disabled_at_ms,
       self_conversation, presence_audience, last_seen_audience, typing_audience,
-      receipts_audience, mute, quiet_start_minute, quiet_end_minute, time_zone)
+      receipts_audience, mute, quiet_start_minute, quiet_end_minute, time_zone,
+      tokens_not_before_ms)
     SELECT x.id, p_tenant, x.user_id, x.kind, x.created_at_ms, chat.now_ms(), o.conversation,
       x.presence_audience, x.last_seen_audience, x.typing_audience, x.receipts_audience, x.mute,
-      x.quiet_start_minute, x.quiet_end_minute, x.time_zone
+      x.quiet_start_minute, x.quiet_end_minute, x.time_zone,
+      chat.erased_at_1(p_tenant, x.user_id)
     FROM x JOIN own o ON o.account = x.id
     RETURNING id
   ), head AS (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
@@ -50,7 +52,7 @@ def export(
 
     if resume and output is None:
         raise CommandError("--resume needs --output: the file to go on with", 2)
-    with connection(data, writes=False) as store, bar() as tell:
+    with connection(data, writes=False) as store, bar() as tell, _disk(output):
 
         def progress(done: int, total: int) -> None:
             tell("messages", done, total)
@@ -61,6 +63,16 @@ def export(
             with _opened(output, resume) as file:
                 end = write(store, tenant, file, resume=resume, tell=progress)
     typer.echo(_said(end), err=True)
+
+
+@contextmanager
+def _disk(output: pathlib.Path | None) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough
+    except OSError as error:
+        raise CommandError(f"cannot write {output or 'stdout'}: {error.strerror}") from None
 
 
 def _opened(path: pathlib.Path, resume: bool) -> BinaryIO:

@@ -55,6 +55,8 @@ def import_(
     except OSError as error:
         raise CommandError(f"cannot read {source}: {error.strerror}") from None
     with file, bar() as tell:
+        if not file.seekable():
+            raise CommandError(f"{source} is a pipe: it is read twice, so put it into a file", 2)
         try:
             checked = writing.check(file, tell)
         except BadFile as error:

@@ -22,7 +22,7 @@ from chatmesh.cli.doctor.subjects import DOCTORS_TENANT
 if TYPE_CHECKING:
     from chatmesh.client import Client, Tls
 
-PATIENCE_SECONDS: Final = 15.0
+PATIENCE_SECONDS: Final = 30.0
 REMEDY: Final = "`chatmesh queue status`, and the logs of both nodes, presence and sync"
 
 

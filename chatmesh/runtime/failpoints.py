@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 VARIABLE = "CHATMESH_FAILPOINTS"
@@ -47,7 +48,18 @@ def parse(text: str) -> dict[str, _Point]:
     return points
 
 
-_points: dict[str, _Point] = parse(os.environ.get(VARIABLE, ""))
+def problem(environ: Mapping[str, str]) -> str | None:
+    """What is wrong with the variable; None: nothing."""
+    try:
+        parse(environ.get(VARIABLE, ""))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+# A variable that cannot be read is told with the settings, which are looked at before anything is
+# served; here, at import, it would be a traceback.
+_points: dict[str, _Point] = {} if problem(os.environ) else parse(os.environ.get(VARIABLE, ""))
 
 
 def arm(text: str) -> None:

@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chatmesh.runtime import failpoints
 from chatmesh.runtime.addresses import (
     check_address,
     check_postgres_url,
@@ -161,6 +162,8 @@ def load(
     if known:
         own = {*known, *map(variable, cls.model_fields)}
         problems += [str(one) for one in strangers(environ, own) if one.meant is not None]
+    if wrong := failpoints.problem(environ):
+        problems.append(wrong)
     if problems or settings is None:
         raise SettingsError(problems)
     return settings

@@ -34,6 +34,18 @@ def test_bad_ones_are_told(bad: str) -> None:
         failpoints.parse(bad)
 
 
+@pytest.mark.parametrize("module", ["chat_svc", "sync_svc"])
+def test_a_server_tells_a_bad_one_with_its_settings(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env={failpoints.VARIABLE: "foo"}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "CHATMESH_FAILPOINTS: 'foo'" in done.stderr
+    assert "CHATMESH_MESH_LISTEN" in done.stderr, "all that is wrong, in one list"
+    assert "Traceback" not in done.stderr
+
+
 def test_kill_kills() -> None:
     code = (
         "import asyncio\nfrom chatmesh.runtime import failpoints\n"

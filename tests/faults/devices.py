@@ -34,6 +34,8 @@ class RecordedDevice(Device):
     """Stores whatever comes, in the order it came: judging is the checker's."""
 
     recorder: Recorder
+    friends: set[str]
+    """Whose presence is recorded: with them nothing changes."""
 
     def forget(self, count: int) -> None:
         """The newest entries were not kept: the next hello names an older cursor."""
@@ -111,8 +113,8 @@ class RecordedDevice(Device):
         }
 
     def _record_presence(self, presence: pb.Presence) -> None:
-        if presence.user_id == self.user or presence.state not in (*ONLINE, OFFLINE):
-            return  # of oneself; nothing is known yet
+        if presence.user_id not in self.friends or presence.state not in (*ONLINE, OFFLINE):
+            return  # nothing is known yet
         self._record(
             "shown",
             sender=presence.user_id,

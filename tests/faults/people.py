@@ -37,6 +37,8 @@ class Person:
     ) -> None:
         self.name = name
         self.devices: list[RecordedDevice] = []
+        self.friends: set[str] = set()
+        """Whose presence its devices record."""
         self.away: set[str] = set()
         """Devices that are not connected on purpose."""
         self._token = mesh.token(name)
@@ -67,7 +69,7 @@ class Person:
     def device(self, device_id: str, node: int = 0) -> RecordedDevice:
         """One more, not connected, and the caller's alone."""
         device = RecordedDevice(self._targets, self.name, device_id, self._token, node=node)
-        device.recorder = self._recorder
+        device.recorder, device.friends = self._recorder, self.friends
         return device
 
     async def new_device(self) -> RecordedDevice:

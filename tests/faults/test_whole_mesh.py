@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.mesh, pytest.mark.slow]
 SEEDS = [int(seed) for seed in os.environ.get("CHATMESH_FAULTS_SEEDS", "1,3").split(",")]
 STEPS = int(os.environ.get("CHATMESH_FAULTS_STEPS", "200"))
 SHRINK = os.environ.get("CHATMESH_FAULTS_SHRINK") == "1"
+RUN_SECONDS = 400 if STEPS <= 200 else 3_600
+"""Nothing is timed: so long may one run take before it counts as hanging."""
 RECORDED = {
     *("send", "sent", "opened", "received", "acked", "members", "final"),
     *("token", "pushed", "away", "came", "went", "shown"),
@@ -36,6 +38,7 @@ async def whole() -> AsyncIterator[WholeMesh]:
         yield mesh
 
 
+@pytest.mark.timeout(RUN_SECONDS)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_after_healing_every_device_equals_the_model(whole: WholeMesh, seed: int) -> None:
     whole.seen.clear()

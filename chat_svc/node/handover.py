@@ -26,11 +26,15 @@ from chatmesh.mesh.v1.hint_pb2 import Hint
 from chatmesh.runtime import failpoints
 from chatmesh.runtime.clock import Clock
 from chatmesh.runtime.faults import Fault
+from chatmesh.runtime.logs import LogBudget, logger
 from chatmesh.runtime.trace import Tracer
 from chatmesh.v1.session_pb2 import SendResult
 
 ACCEPTED: Final = CommitStatus.ACCEPTED
 REPEATED: Final = CommitStatus.REPEATED
+
+_log = logger(__name__)
+_budget = LogBudget(per_second=1)
 
 
 @dataclass(slots=True)
@@ -91,13 +95,23 @@ class Handover:
         sends: Sequence[PendingSend],
         outcomes: Sequence[CommitOutcome],
     ) -> None:
-        """Hand over one commit call: hints first, for they have the longest way."""
+        """Hand over one commit call: hints first, for they have the longest way.
+
+        What was committed is answered, even if it cannot be packed: its outbox row, which is there,
+        is found and sent again without entries, and the sessions here read theirs.
+        """
         parcel = _Parcel()
-        for send, outcome in zip(sends, outcomes, strict=True):
-            if outcome.status is ACCEPTED:
-                self._pack(parcel, self._stored(send, outcome))
-        await failpoints.hit("enqueue.before")
-        self._enqueue(batch_id, parcel)
+        try:
+            for send, outcome in zip(sends, outcomes, strict=True):
+                if outcome.status is ACCEPTED:
+                    self._pack(parcel, self._stored(send, outcome))
+            await failpoints.hit("enqueue.before")
+            self._enqueue(batch_id, parcel)
+        except Exception as error:  # noqa: BLE001 - one message must not end the node's commits
+            if _budget.take():
+                _log.error("hints not packed; they are sent again from the store", exc_info=error)
+            self._outbox.may_have_rows()
+            self._note_heads(outcomes)
         await failpoints.hit("result.before")
         for send, outcome in zip(sends, outcomes, strict=True):
             self.answer(send, outcome)
@@ -150,6 +164,13 @@ class Handover:
         self._counters.messages_refused += 1
         result = SendResult(idempotency_key=send.message.key, problem=problem_of(fault))
         send.sender.answer(send, result.SerializeToString(), False)
+
+    def _note_heads(self, outcomes: Sequence[CommitOutcome]) -> None:
+        """Recipients' sessions here read up to their new heads, whatever else they are given."""
+        for outcome in outcomes:
+            if outcome.status is ACCEPTED:
+                for recipient in outcome.recipients:
+                    self._note_own(recipient.account, recipient.timeline_seq)
 
     def _note_own(self, account: int, seq: int) -> None:
         """An earlier session has stored this, maybe on a node that died before it told anybody."""

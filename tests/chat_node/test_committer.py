@@ -8,6 +8,8 @@ import psycopg
 import pytest
 
 from chat_svc.core.batch import Chain
+from chat_svc.core.entry_bytes import entry_bytes
+from chat_svc.node import handover
 from chat_svc.node.commit_runner import BatchIds, CommitRunner
 from chat_svc.node.committer import Committer
 from chat_svc.node.counters import NodeCounters
@@ -23,6 +25,7 @@ from chat_svc.store.conversations import ConversationRow
 from chatmesh.digest import settle_digest
 from chatmesh.mesh.v1.sequencer_pb2 import IdRange, NextIdsRequest, NextIdsResponse
 from chatmesh.mesh.v1.sync_pb2 import EnqueueRequest
+from chatmesh.runtime import failpoints
 from chatmesh.runtime.errors import StoreRefused
 from chatmesh.runtime.postgres import LostConnection
 from chatmesh.runtime.trace import Tracer
@@ -79,19 +82,19 @@ async def bench() -> AsyncIterator[Bench]:
         makes_unknown=False,
         makes_contacts=True,
     )
-    handover = Handover(
+    handing = Handover(
         Sessions(), outbox, parts.signer(), resolver, address, clock, counters, tracer
     )
     batch_ids = BatchIds(address)
 
     def runner(call: ScriptedCommit) -> CommitRunner:
         return CommitRunner(
-            call, call, address, batch_ids, outbox, handover, clock, counters, tracer
+            call, call, address, batch_ids, outbox, handing, clock, counters, tracer
         )
 
     waiting = WaitingLane(runner(second), ids, clock)
     committer = Committer(
-        runner(commit), waiting, resolver, ids, outbox, handover, Lease(), clock, tracer, 4_000
+        runner(commit), waiting, resolver, ids, outbox, handing, Lease(), clock, tracer, 4_000
     )
     loops = [await parts.running(committer.run), await parts.running(waiting.run)]
     yield Bench(commit, second, accounts, conversations, outbox, waiting, committer, counters)
@@ -339,6 +342,40 @@ async def test_an_answer_that_cannot_be_read_leaves_its_row_to_the_resend(bench:
     await bench.committer.wait_idle()
     assert answers.reasons() == {1: "INTERNAL"}
     assert bench.outbox._look_until > 0, "it was stored: its row is looked for"
+
+
+@pytest.mark.parametrize("how", ["a message", "the frame"])
+async def test_what_cannot_be_packed_is_answered_and_left_to_the_resend(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    answers, noted = Answers(), []
+    monkeypatch.setattr(
+        Handover, "_note_own", lambda _self, account, seq: noted.append((account, seq))
+    )
+    if how == "a message":
+
+        def breaks(seq: int, event: bytes, key: bytes) -> bytes:
+            if seq == 2:
+                raise ValueError("no such entry")
+            return entry_bytes(seq, event, key)
+
+        monkeypatch.setattr(handover, "entry_bytes", breaks)
+    else:
+        failpoints.arm("enqueue.before:error@1")
+    try:
+        bench.committer.offer(parts.sends(parts.sender(answers), [1, 2, 3]))
+        await bench.committer.wait_idle()
+    finally:
+        failpoints.arm("")
+        monkeypatch.setattr(handover, "entry_bytes", entry_bytes)
+    assert answers.reasons() == {1: "", 2: "", 3: ""}, "it was stored"
+    assert bench.outbox.stream.unwritten == 0, "a frame with a hint too few would settle the row"
+    assert bench.outbox._look_until > 0
+    assert {seq for _, seq in noted} == {1, 2, 3}, "sessions here read what they are not given"
+    bench.committer.offer(parts.sends(parts.sender(answers), [4]))
+    await bench.committer.wait_idle()
+    assert answers.reasons()[4] == "", "the node goes on"
+    assert bench.outbox.stream.unwritten == 1
 
 
 async def test_a_store_that_is_away_makes_messages_wait(bench: Bench) -> None:

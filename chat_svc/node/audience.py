@@ -43,9 +43,11 @@ class Audience:
         contacts = {other for _, other in await self._contacts.contact_pairs(pairs)}
         seen = sorted(row.id for row in rows.values() if row.id in contacts or row.id == viewer)
         privacy = await self._privacy.privacy(seen) if seen else {}
-        answer = await self._get_facts(GetFactsRequest(account_ids=seen)) if seen else None
+        # asked even where nobody may be seen: while presence is away, who is blocked is told no more
+        # than who is a contact
+        answer = await self._get_facts(GetFactsRequest(account_ids=seen or [viewer]))
         shown: dict[int, Facts] = {}
-        for fact in answer.facts if answer is not None else ():
+        for fact in answer.facts:
             account = fact.account_id
             relation = Relation(is_self=account == viewer, is_contact=account in contacts)
             facts = Facts(fact.state, fact.last_seen_ms, fact.status_text, tuple(fact.online_kinds))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from chat_svc.node.audience import Audience
 from chat_svc.node.resolver import Resolver
 from chat_svc.store.accounts import Privacy
@@ -21,6 +23,7 @@ class Rows:
     def __init__(self) -> None:
         self.privacy_of: dict[int, Privacy] = {}
         self.asked: list[int] = []
+        self.is_away = False
 
     async def contacts_of(self, accounts: Sequence[int], most: int) -> dict[int, list[int]]:
         raise AssertionError("whole lists are not read for this")
@@ -32,6 +35,8 @@ class Rows:
         return {one: self.privacy_of.get(one, Privacy(2, 2, 2, 2)) for one in accounts}
 
     async def get_facts(self, request: GetFactsRequest) -> GetFactsResponse:
+        if self.is_away:
+            raise ConnectionError("presence is away")
         self.asked += request.account_ids
         return GetFactsResponse(
             facts=[
@@ -66,6 +71,14 @@ async def test_each_is_answered_in_order_and_only_contacts_are_looked_up() -> No
     stranger, _, unknown, _ = found
     stranger.user_id = unknown.user_id
     assert stranger == unknown
+
+
+async def test_presence_that_is_away_is_away_for_strangers_too() -> None:
+    rows = Rows()
+    rows.is_away = True
+    for viewer, user in ((ALICE, "bob"), (ALICE, "carol"), (ALICE, "nobody")):
+        with pytest.raises(ConnectionError):
+            await audience(rows).presence_of(parts.TENANT, viewer, [user])
 
 
 async def test_privacy_holds() -> None:

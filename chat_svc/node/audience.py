@@ -43,8 +43,8 @@ class Audience:
         contacts = {other for _, other in await self._contacts.contact_pairs(pairs)}
         seen = sorted(row.id for row in rows.values() if row.id in contacts or row.id == viewer)
         privacy = await self._privacy.privacy(seen) if seen else {}
-        # asked even where nobody may be seen: while presence is away, who is blocked is told no more
-        # than who is a contact
+        # asked even where nobody may be seen: while presence is away, the blocked are answered as
+        # contacts are
         answer = await self._get_facts(GetFactsRequest(account_ids=seen or [viewer]))
         shown: dict[int, Facts] = {}
         for fact in answer.facts:

@@ -193,6 +193,8 @@ class ConversationApi(ConversationServiceServicer):
         thread = checks.position(
             request.thread_root_conversation_seq, "thread_root_conversation_seq"
         )
+        if thread and request.pinned:
+            raise errors.INVALID_FIELD("either a thread or what is pinned", field="pinned")
         page = await self._store.history.list_messages(
             who.account.id,
             checks.conversation_id(request.conversation_id),
@@ -200,6 +202,7 @@ class ConversationApi(ConversationServiceServicer):
             forward=request.forward,
             limit=checks.page_size(request.page_size, 50, 200),
             thread=thread,
+            pinned=request.pinned,
         )
         if page is None:
             raise errors.NOT_FOUND()

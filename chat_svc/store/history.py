@@ -64,7 +64,7 @@ FROM (
       AND e.conversation_seq > greatest(%(after)s::bigint, i.from_conversation_seq - 1)
       AND e.conversation_seq < least(%(before)s::bigint, i.to_conversation_seq + 1)
       AND NOT chat.is_hidden_1(i.account, e.conversation, e.conversation_seq)
-      {thread}
+      {only}
     ORDER BY e.conversation_seq {direction} LIMIT %(limit)s
   ) x
   WHERE i.conversation = %(conversation)s AND i.account = %(account)s
@@ -80,10 +80,18 @@ _IN_THREAD: Final = """AND e.conversation_seq IN (SELECT %(thread)s::bigint UNIO
         SELECT x.conversation_seq FROM chat.event x WHERE x.conversation = %(conversation)s
           AND position('\\x9001'::bytea IN x.body) > 0
           AND chat.thread_of_1(x.body) = %(thread)s)"""
-_FORWARD: Final = _PAGE.format(direction="ASC", thread="")
-_BACKWARD: Final = _PAGE.format(direction="DESC", thread="")
-_THREAD_FORWARD: Final = _PAGE.format(direction="ASC", thread=_IN_THREAD)
-_THREAD_BACKWARD: Final = _PAGE.format(direction="DESC", thread=_IN_THREAD)
+_PINNED: Final = """AND e.flags & 8 = 0 AND e.expires_at_ms NOT BETWEEN 1 AND chat.now_ms()
+      AND e.conversation_seq IN (SELECT p.target_seq FROM (
+        SELECT DISTINCT ON (x.target_seq) x.target_seq, x.body FROM chat.event x
+        WHERE x.conversation = %(conversation)s AND x.kind = 6
+          AND chat.may_read_1(%(account)s, x.conversation, x.conversation_seq)
+        ORDER BY x.target_seq, x.conversation_seq DESC) p WHERE NOT chat.unpins_1(p.body))"""
+_FORWARD: Final = _PAGE.format(direction="ASC", only="")
+_BACKWARD: Final = _PAGE.format(direction="DESC", only="")
+_THREAD_FORWARD: Final = _PAGE.format(direction="ASC", only=_IN_THREAD)
+_THREAD_BACKWARD: Final = _PAGE.format(direction="DESC", only=_IN_THREAD)
+_PINNED_FORWARD: Final = _PAGE.format(direction="ASC", only=_PINNED)
+_PINNED_BACKWARD: Final = _PAGE.format(direction="DESC", only=_PINNED)
 _ONE: Final = """
 SELECT e.conversation, e.conversation_seq, e.message_no, e.id, e.sender,
   coalesce(s.external_id, ''), e.created_at_ms, e.kind,
@@ -113,6 +121,7 @@ class HistoryStore:
         forward: bool,
         limit: int,
         thread: int = 0,
+        pinned: bool = False,
     ) -> MessagePage | None:
         """History as it reads now, within what this account may see; None: never was a member.
 
@@ -122,6 +131,7 @@ class HistoryStore:
             from_seq: exclusive; 0 = the newest end (backwards) or the beginning (forwards).
             thread: only the message there and those that name it as their thread's root, erased
                 ones left out; 0 = all.
+            pinned: only what is pinned now; not together with `thread`.
         """
         values = {"account": account, "conversation": conversation}
         may = await calls.row(self._database, _MAY, values)
@@ -135,6 +145,8 @@ class HistoryStore:
         if thread:
             query = _THREAD_FORWARD if forward else _THREAD_BACKWARD
             bounds["thread"] = thread
+        elif pinned:
+            query = _PINNED_FORWARD if forward else _PINNED_BACKWARD
         else:
             query = _FORWARD if forward else _BACKWARD
         found = await calls.rows(self._database, query, values | bounds)

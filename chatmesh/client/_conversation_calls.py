@@ -57,6 +57,7 @@ class ConversationCalls(Caller):
         after: int | None = None,
         limit: int = 50,
         thread_root: int = 0,
+        pinned: bool = False,
     ) -> v.HistoryPage:
         """Messages as they read now, by conversation_seq, rising.
 
@@ -66,6 +67,7 @@ class ConversationCalls(Caller):
             after: towards newer, from this one (exclusive); given: `before` is not read.
             limit: 1 to 200.
             thread_root: only this thread; 0 = all.
+            pinned: only what is pinned now.
         """
         _exactly_one(conversation_id, with_user)
         if conversation_id is None:
@@ -76,6 +78,7 @@ class ConversationCalls(Caller):
             forward=after is not None,
             page_size=limit,
             thread_root_conversation_seq=thread_root,
+            pinned=pinned,
         )
         answer: pb.ListMessagesResponse = await self._call(
             _SERVICE, "ListMessages", request, pb.ListMessagesResponse

@@ -391,6 +391,7 @@ class ListMessagesRequest(_message.Message):
     FORWARD_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     THREAD_ROOT_CONVERSATION_SEQ_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.int
     """The conversation."""
     from_conversation_seq: _builtins.int
@@ -401,6 +402,8 @@ class ListMessagesRequest(_message.Message):
     """1–200; 0 = 50."""
     thread_root_conversation_seq: _builtins.int
     """Only this thread: its first message and those that name it as their root, without erased ones; 0 = all."""
+    pinned: _builtins.bool
+    """True: only messages that are pinned now, without erased ones. Not together with a thread."""
     def __init__(
         self,
         *,
@@ -409,10 +412,11 @@ class ListMessagesRequest(_message.Message):
         forward: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         thread_root_conversation_seq: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "forward", b"forward", "from_conversation_seq", b"from_conversation_seq", "page_size", b"page_size", "thread_root_conversation_seq", b"thread_root_conversation_seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "forward", b"forward", "from_conversation_seq", b"from_conversation_seq", "page_size", b"page_size", "pinned", b"pinned", "thread_root_conversation_seq", b"thread_root_conversation_seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

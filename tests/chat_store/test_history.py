@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from chat_svc.core.membership import Change
 from chat_svc.store.accounts import AccountRow
 from chat_svc.store.commit import EventKind
 from chatmesh.runtime.faults import Fault
 from chatmesh.v1 import conversations_pb2 as pb
-from chatmesh.v1.types_pb2 import Content, DataContent, Event, TextContent
+from chatmesh.v1.types_pb2 import Content, DataContent, Event, PinContent, TextContent
 from tests.chat_store.api import Api
 from tests.chat_store.world import delete_body
 
@@ -99,6 +100,48 @@ async def test_a_thread_is_its_root_and_what_names_it(api: Api) -> None:
     assert await thread(1, page_size=3) == ([2, 5, 7], True)
     with pytest.raises(Fault, match="INVALID_FIELD"):
         await thread(1 << 63)
+
+
+async def test_what_is_pinned_now_is_listed(api: Api) -> None:
+    world = api.world
+    one, two, later = await world.users(3)
+    group = await world.group(one, two)
+    rows = await world.commit(*(world.row(one, group, f"{n}") for n in range(150)))
+    seqs = [row.conversation_seq for row in rows]
+
+    async def pin(target: int, removed: bool = False) -> None:
+        content = Content(pin=PinContent(target_conversation_seq=target, removed=removed))
+        body = Event(content=content).SerializeToString()
+        row = world.row(two, group, kind=EventKind.PIN, flags=0, target_seq=target, body=body)
+        await world.commit(row)
+
+    async def pinned(account: AccountRow, **fields: Any) -> tuple[list[int], bool]:
+        page = await listed(api, account, group, pinned=True, **fields)
+        return [message.conversation_seq for message in page.messages], page.more
+
+    assert await pinned(one) == ([], False)
+    # targets whose numbers look like the field that takes a pin back
+    wanted = [seqs[0], 16, 128 + 16, seqs[4]]
+    for target in (*wanted, seqs[5], seqs[6], seqs[7]):
+        await pin(target)
+    await pin(seqs[5], removed=True)
+    await pin(seqs[6], removed=True)
+    await pin(seqs[6])
+    await world.commit(
+        world.row(
+            one, group, kind=EventKind.DELETE, flags=0, target_seq=seqs[7],
+            body=delete_body(seqs[7]),
+        )
+    )  # fmt: skip
+    expected = sorted([*wanted, seqs[6]])
+    assert await pinned(two) == (expected, False)
+    assert await pinned(two, forward=True) == (expected, False)
+    assert await pinned(two, forward=True, page_size=2) == (expected[:2], True)
+    assert await pinned(two, page_size=2) == (expected[-2:], True)
+    await world.change(one, group, Change.ADDED, later)
+    assert await pinned(later) == ([], False)
+    with pytest.raises(Fault, match="INVALID_FIELD"):
+        await pinned(two, thread_root_conversation_seq=1)
 
 
 async def test_the_root_is_read_from_any_body(api: Api) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from textual import events
 
 from chatmesh.cli.chat.screens import Search
 from chatmesh.client import (
@@ -62,6 +63,17 @@ async def test_two_screens_talk(chat: Chat) -> None:
         await alice.until_shown("hi Alice")
         await alice.until_gone("typing…")
         await alice.until_shown("● ", "online")
+
+
+async def test_what_is_typed_fast_is_sent_whole(chat: Chat) -> None:
+    async with chat.client("bob") as bob, chat.terminal("alice", "bob") as alice:
+        entries = bob.entries()
+        keys = [events.Key(letter, letter) for letter in "abc"]
+        keys += [events.Key("ctrl+j", None), events.Key("d", "d"), events.Key("enter", "\r")]
+        for key in keys:  # all of them before the screen has seen the first
+            alice.app.post_message(key)
+        assert (await heard(entries, Text)).text == "abc\nd"
+        await alice.until(lambda: not alice.composer.text, "an empty line")
 
 
 async def test_replies_edits_deletions_and_reactions(chat: Chat) -> None:

@@ -118,7 +118,7 @@ def prepare(
         allow_plaintext=who.allow_plaintext,
         store=SqliteStore(file),
         connect_timeout_seconds=None,
-        close_timeout_seconds=2,
+        close_timeout_seconds=1,
     )
     memory = Reactions(file.with_name(f"{file.name}.reactions"))
     return ChatApp(client, memory, me=me, user=user, conversation_id=conversation_id)

@@ -62,7 +62,7 @@ class ChatApp(App[None]):
         Binding("ctrl+o", "contact", "contact", priority=True, show=False),
         Binding("ctrl+up,alt+up", "step(-1)", "previous", priority=True, show=False),
         Binding("ctrl+down,alt+down", "step(1)", "next", priority=True, show=False),
-        Binding("ctrl+q", "quit", "end", priority=True),
+        Binding("ctrl+q", "quit", "end", priority=False),  # after the enter that was typed before
     ]
 
     def __init__(

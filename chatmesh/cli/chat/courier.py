@@ -24,6 +24,7 @@ LISTED_PAGES: Final = 5
 """Of 200 conversations each; the others appear when something happens in them, or by search."""
 TYPING_AGAIN_SECONDS: Final = 3.0
 JUMP_PAGES: Final = 40
+LEAVE_SECONDS: Final = 1.0
 YIELD_ENTRIES: Final = 64
 
 
@@ -50,6 +51,7 @@ class Courier:
         self._told = told
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sends: set[asyncio.Task[None]] = set()
         self._loading: set[str] = set()
         self._typed_at = 0.0
         self._version = 0
@@ -85,6 +87,8 @@ class Courier:
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait([*tasks, stop], return_when=asyncio.FIRST_COMPLETED)
+            if self._sends:  # what was just written must reach the store
+                await asyncio.wait(self._sends, timeout=LEAVE_SECONDS)
         finally:
             for task in (*tasks, stop):
                 task.cancel()
@@ -237,7 +241,9 @@ class Courier:
         if talk.kind != sdk.ConversationKind.GROUP and talk.peer:
             to = {"to_user": talk.peer}
         message = sdk.Message(content, reply_to=reply_to, key=key or self.client.new_key(), **to)
-        self._soon(self._send(message))
+        task = self._soon(self._send(message))
+        self._sends.add(task)
+        task.add_done_callback(self._sends.discard)
         self._typed_at = 0.0
         self._changed()
 
@@ -361,7 +367,7 @@ class Courier:
 
         self._soon(done())
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+    def _soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         async def guarded() -> None:
             try:
                 await work
@@ -376,3 +382,4 @@ class Courier:
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

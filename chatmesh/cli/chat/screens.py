@@ -49,7 +49,10 @@ In the list
 class Modal(ModalScreen[str]):
     """A box in the middle; escape leaves it with the empty string."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "close"),
+        Binding("ctrl+q", "app.quit", "end", show=False),
+    ]
 
     def action_leave(self) -> None:
         """Nothing was wanted."""

@@ -155,8 +155,8 @@ class Composer(TextArea):
     """Where one writes: enter sends, ctrl+j (or shift+enter, where the terminal tells) breaks."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "send", priority=True),
-        Binding("ctrl+j,shift+enter,alt+enter", "break", "new line", priority=True),
+        Binding("enter", "submit", "send"),
+        Binding("ctrl+j,shift+enter,alt+enter", "break", "new line"),
         Binding("escape", "cancel", "cancel", show=False),
     ]
 
@@ -171,6 +171,17 @@ class Composer(TextArea):
 
     class Upwards(Message):
         """Up in an empty composer: to the messages."""
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Keys in their order: a priority binding would overtake letters that wait here."""
+        acts = {"enter": self.action_submit, "ctrl+j": self.action_break}
+        acts |= dict.fromkeys(("shift+enter", "alt+enter"), self.action_break)
+        if (act := acts.get(event.key)) is None:
+            await super()._on_key(event)
+            return
+        event.stop()
+        event.prevent_default()
+        act()
 
     def action_submit(self) -> None:
         """Send what is written."""

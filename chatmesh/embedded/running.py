@@ -80,9 +80,17 @@ def find(data: Path | None = None) -> RunningMesh:
             f"cannot read the data folder {folder.path}: {error.strerror}; "
             f"name another by --data or {VARIABLE}"
         ) from None
+    except ValueError:
+        content = None
     if not folder.is_locked():
         raise NotRunning(f"the mesh on {folder.path} has ended: {hint}")
-    return describe(folder, content)
+    try:
+        return describe(folder, content or {})
+    except (KeyError, TypeError, AttributeError):
+        raise FolderUnusable(
+            f"{folder.mesh_file} is not what this release of chatmesh writes: stop the mesh on "
+            f"{folder.path} and start it again, or name another folder by --data or {VARIABLE}"
+        ) from None
 
 
 def describe(folder: DataFolder, content: dict[str, Any]) -> RunningMesh:

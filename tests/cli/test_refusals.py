@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from chatmesh.embedded import running
+from chatmesh.embedded.errors import FolderUnusable, NotRunning
+from chatmesh.embedded.layout import DataFolder
 from tests.cli.running import chatmesh
 
 ELSEWHERE = ("--target", "example.org:1")
@@ -38,3 +41,18 @@ def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
     for arguments in (("trace", "1"), ("token", "alice"), ("send", "--as", "alice", "bob", "hi")):
         refused = chatmesh(*arguments, "--data", tmp_path / "closed", code=1)
         assert "--data" in refused.stderr
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"version": 1, "processes": [{}]}'])
+def test_a_description_of_another_release(tmp_path: Path, content: str) -> None:
+    folder = DataFolder(tmp_path / "data")
+    folder.make()
+    folder.lock()
+    try:
+        folder.mesh_file.write_text(content)
+        with pytest.raises(FolderUnusable, match="start it again"):
+            running.find(folder.path)
+    finally:
+        folder.unlock()
+    with pytest.raises(NotRunning, match="chatmesh up"):
+        running.find(folder.path)

@@ -26,12 +26,7 @@ def check_query(query: str) -> str:
     """
     size = len(query.encode())
     if size > MAX_QUERY_BYTES:
-        raise errors.QUERY_INVALID(
-            "a search has at most 256 bytes",
-            limit="max_query_bytes",
-            value=MAX_QUERY_BYTES,
-            size=size,
-        )
+        raise errors.QUERY_INVALID(f"a search has at most {MAX_QUERY_BYTES} bytes, not {size}")
     if not query.strip():
         raise errors.QUERY_INVALID("a search needs a word")
     if _CONTROLS.search(query):

@@ -46,6 +46,14 @@ def mesh() -> Iterator[Mesh]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+async def whole(request: pytest.FixtureRequest) -> None:
+    """A test begins when all that the one before it broke serves again."""
+    if "mesh" in request.fixturenames:
+        mesh: Mesh = request.getfixturevalue("mesh")
+        await asyncio.to_thread(mesh.wait_ready)
+
+
 def device(mesh: Mesh, user: str, device_id: str, node: int = 0) -> Device:
     running = mesh.running
     return Device(running.public, user, device_id, running.token(user), node=node)

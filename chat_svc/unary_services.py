@@ -34,7 +34,7 @@ def snapshots(ground: Ground) -> Snapshots:
 
 def _page_tokens(ground: Ground) -> PageTokens:
     """One key for all chat nodes."""
-    return PageTokens(ground.settings.hint_digest_key)
+    return PageTokens(ground.settings.hint_digest_key, ground.clock.wall_ms)
 
 
 def add_unary_services(

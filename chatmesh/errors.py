@@ -126,7 +126,7 @@ LIMIT_EXCEEDED = _row("LIMIT_EXCEEDED", _S.RESOURCE_EXHAUSTED,
 INVALID_FIELD = _row("INVALID_FIELD", _S.INVALID_ARGUMENT,
     "a field holds what it cannot", "see metadata: field")
 PAGE_TOKEN_INVALID = _row("PAGE_TOKEN_INVALID", _S.INVALID_ARGUMENT,
-    "the page token belongs to another caller or query", "start from the first page")
+    "the page token is a day old, or of another caller or query", "start from the first page")
 QUERY_INVALID = _row("QUERY_INVALID", _S.INVALID_ARGUMENT,
     "the search cannot be understood", "show the text to the user")
 # -- push --------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def build(world: World, push: PushKeeper, channel: grpc.aio.Channel) -> Api:
         clock=SystemClock(),
         new_ids=world.new_ids,
         node_id=lambda: NODE,
-        tokens=PageTokens(b"k" * 32),
+        tokens=PageTokens(b"k" * 32, SystemClock().wall_ms),
         push=push_pb2_grpc.PushServiceStub(channel),
         makes_unknown=False,
         publish=publish,

@@ -16,6 +16,7 @@ from chat_svc.store.accounts import AccountRow
 from chat_svc.store.bundle import ROLE, ChatStore
 from chat_svc.store.devices import START_OLDEST, OpenedSession
 from chatmesh.embedded.binaries import postgres_programs
+from chatmesh.runtime.clock import SystemClock
 from chatmesh.runtime.postgres import Database, Lane
 from chatmesh.v1.session_pb2 import GetSnapshotRequest
 from tests.chat_store.conftest import Server
@@ -84,7 +85,8 @@ async def test_devices_notice_and_converge(server: Server, world: World, tmp_pat
         assert (refused.cursor_ok, refused.head_seq) == (False, 70)
         # what the device had is void: the snapshot, then the tail
         who = Caller("default", world.name_of(two), two, "")
-        page = await Snapshots(rewound.store, PageTokens(b"k" * 32)).page(who, GetSnapshotRequest())
+        tokens = PageTokens(b"k" * 32, SystemClock().wall_ms)
+        page = await Snapshots(rewound.store, tokens).page(who, GetSnapshotRequest())
         assert page.conversations[0].last_message.content.text.body == f"{url} 59"
         again = await opened(
             rewound, two, "ahead", (page.as_of.timeline_seq, page.as_of.message_id)

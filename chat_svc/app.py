@@ -132,7 +132,7 @@ def _listeners(
         session_pb2_grpc.add_ChatServiceServicer_to_server,
         ChatServicer(
             node,
-            UnarySends(path.committer, ground.tracer),
+            UnarySends(path.committer, node.trace_of),
             ground.call_store.timeline,
             path.resolver,
             snapshots(ground),

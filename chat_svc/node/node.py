@@ -215,11 +215,11 @@ class ChatNode:
         chain = Chain() if offer.stop_on_error else None
         sends = []
         for message in offer.messages:
-            trace = self._trace_of(message.trace or session.stream_trace, session.received_ns)
+            trace = self.trace_of(message.trace or session.stream_trace, session.received_ns)
             sends.append(PendingSend(sender, message, chain, trace))
         self.parts.committer.offer(sends)
 
-    def _trace_of(self, context: bytes, received_ns: int) -> bytes:
+    def trace_of(self, context: bytes, received_ns: int) -> bytes:
         """Context of the message's first hop; empty when it is not sampled."""
         tracer = self.parts.tracer
         if not context:

@@ -5,7 +5,8 @@ out by sending them again under the same keys.
 """
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from chat_svc.core.batch import Chain, PendingSend, Sender
@@ -16,7 +17,7 @@ from chat_svc.node.committer import Committer
 from chat_svc.node.opening import body_suffix
 from chat_svc.store.accounts import AccountRow
 from chat_svc.store.commit import EventFlag
-from chatmesh.runtime.trace import Tracer, current_context, is_sampled
+from chatmesh.runtime.trace import current_context
 from chatmesh.v1.session_pb2 import SendResult
 
 
@@ -47,9 +48,10 @@ class SentFor(Protocol):
 class UnarySends:
     """See the module's text."""
 
-    def __init__(self, committer: Committer, tracer: Tracer) -> None:
+    def __init__(self, committer: Committer, trace_of: Callable[[bytes, int], bytes]) -> None:
+        """`trace_of` makes a message's first hop, of (context, Unix ns of its arrival)."""
         self._committer = committer
-        self._tracer = tracer
+        self._trace_of = trace_of
 
     async def send(
         self, who: SentFor, outcomes: Sequence[Checked | Refused], stop_on_error: bool
@@ -67,6 +69,7 @@ class UnarySends:
     async def _commit(
         self, who: SentFor, checked: Sequence[Checked], stop_on_error: bool
     ) -> list[SendResult]:
+        received_ns = time.time_ns()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         results: dict[int, SendResult] = {}
 
@@ -85,15 +88,14 @@ class UnarySends:
             answer=answer,
         )
         chain = Chain() if stop_on_error else None
+        of_call = current_context()
         sends = [
-            PendingSend(sender, message, chain, self._trace_of(message.trace))
+            PendingSend(
+                sender, message, chain, self._trace_of(message.trace or of_call, received_ns)
+            )
             for message in checked
         ]
         places = {id(send): place for place, send in enumerate(sends)}
         self._committer.offer(sends)
         await done
         return [results[place] for place in range(len(sends))]
-
-    def _trace_of(self, context: bytes) -> bytes:
-        context = context or current_context() or self._tracer.root()
-        return context if is_sampled(context) else b""

@@ -14,11 +14,17 @@ from chatmesh.v1 import contacts_pb2 as contacts
 from chatmesh.v1 import conversations_pb2 as conversations
 from chatmesh.v1 import session_pb2 as pb
 from chatmesh.v1 import types_pb2 as types
+from tests.chat_node.device import Device
 from tests.raw import RawSession, bearer, new_key, unary
 
 pytestmark = pytest.mark.mesh
 T = TypeVar("T")
-ENVIRONMENT = {"CHATMESH_REACH": "contacts", "CHATMESH_LIMIT_MAX_REACTIONS": "2"}
+IN_FLIGHT, FLOOD = 20, 60
+ENVIRONMENT = {
+    "CHATMESH_REACH": "contacts",
+    "CHATMESH_LIMIT_MAX_REACTIONS": "2",
+    "CHATMESH_LIMIT_MAX_SENDS_IN_FLIGHT": str(IN_FLIGHT),
+}
 Action = contacts.UpdateContactRequest
 
 
@@ -103,3 +109,21 @@ async def test_only_contacts_reach_each_other(mesh: RunningMesh) -> None:
         assert results[-1].problem.metadata["limit"] == "max_reactions"
         await calls.contact("bob", "alice", Action.ACTION_REMOVE)
         assert await reason("alice", "bob") == "NOT_REACHABLE"
+
+
+async def test_a_user_who_floods_is_bounded_before_the_batch(mesh: RunningMesh) -> None:
+    """What is more than may be under way is refused, and nowhere; the session and others go on."""
+    flooder, other = (
+        Device(mesh.public, user, "phone", mesh.token(user)) for user in ("flooder", "bystander")
+    )
+    async with flooder, other:
+        texts = [str(number) for number in range(FLOOD)]
+        keys = await flooder.send(*texts, to=flooder.user)
+        (served,) = await other.answered(await other.send("meanwhile", to=other.user))
+        assert not served.HasField("problem"), served.problem
+        reasons = [result.problem.reason for result in await flooder.answered(keys)]
+        assert reasons == [""] * IN_FLIGHT + ["SENDS_IN_FLIGHT"] * (FLOOD - IN_FLIGHT)
+        (last,) = await flooder.answered(await flooder.send("last", to=flooder.user))
+        assert last.message_no == IN_FLIGHT + 1
+        await flooder.until(lambda: "last" in flooder.texts())
+        assert flooder.texts() == [*texts[:IN_FLIGHT], "last"]

@@ -92,6 +92,7 @@ async def people(world: World, tenant: str) -> list[AccountRow]:
         metadata={"b": "2", "a": "1"},
         mention_user_ids=[world.name_of(ben)],
         reply_to_conversation_seq=1,
+        trace_context=b"t" * 25,
     )
     await world.commit(
         world.row(cid, group, body=rich.SerializeToString(), mentions=[ben.id]),
@@ -195,7 +196,9 @@ async def said(world: World, account: AccountRow) -> dict[int, list[tuple[int, i
     read = await world.store.timeline.read_entries(account.id, 0, 1_000, 1 << 20)
     by_conversation: dict[int, list[tuple[int, int, bytes]]] = {}
     for row in read.rows:
-        same = Event.FromString(row.body).SerializeToString(deterministic=True)
+        event = Event.FromString(row.body)
+        event.ClearField("trace_context")
+        same = event.SerializeToString(deterministic=True)
         by_conversation.setdefault(row.conversation_id, []).append(
             (row.conversation_seq, row.message_id, same)
         )

@@ -21,7 +21,7 @@ NUMBER_OF: Final = {name: number for number, name in KIND_OF.items()}
 VISIBLE_KINDS: Final = ("text", "data")
 
 _NOT_STORED: Final = 8
-"""Event's fields up to this are positions, told by the line; and two more below."""
+"""Event's fields up to this are positions, told by the line; two more are of no use elsewhere."""
 _NOT_STORED_TOO: Final = ("trace_context", "idempotency_key")
 _IDS: Final = (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_INT64)
 
@@ -31,8 +31,11 @@ class BadEvent(ValueError):
 
 
 def as_json(body: bytes) -> dict[str, Any]:
-    """A stored body as JSON; empty for an erased one."""
-    return _fields_of(Event.FromString(body))
+    """A stored body as JSON; empty for an erased one. Its trace stays behind, as spans do."""
+    event = Event.FromString(body)
+    for name in _NOT_STORED_TOO:
+        event.ClearField(name)
+    return _fields_of(event)
 
 
 def as_body(event: dict[str, Any], conversations: dict[str, str] | None = None) -> bytes:
@@ -48,7 +51,7 @@ def as_body(event: dict[str, Any], conversations: dict[str, str] | None = None) 
     for name in event:
         number = Event.DESCRIPTOR.fields_by_name[name].number
         if number <= _NOT_STORED or name in _NOT_STORED_TOO:
-            raise BadEvent(f"event.{name} is told by the line, not by the event")
+            raise BadEvent(f"event.{name} is no part of an exported event")
     if made.content.account.conversation_id and conversations:
         named = str(made.content.account.conversation_id)
         made.content.account.conversation_id = int(conversations.get(named, named))

@@ -76,6 +76,16 @@ async def test_what_is_typed_fast_is_sent_whole(chat: Chat) -> None:
         await alice.until(lambda: not alice.composer.text, "an empty line")
 
 
+async def test_a_second_screen_on_one_store_says_what_to_do(chat: Chat) -> None:
+    async with (
+        chat.terminal("alice", "bob"),
+        chat.terminal("alice", "bob", is_online=False) as second,
+    ):
+        await second.until_shown("this session is over", "--store")
+        await second.write("too late")
+        assert second.composer.text == "too late", "what cannot go is not taken"
+
+
 async def test_replies_edits_deletions_and_reactions(chat: Chat) -> None:
     async with chat.client("bob") as bob, chat.terminal("alice", "bob") as alice:
         entries = bob.entries()

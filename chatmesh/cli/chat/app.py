@@ -20,7 +20,7 @@ from chatmesh import client as sdk
 from chatmesh.cli.chat import drawing
 from chatmesh.cli.chat.courier import Courier, now_ms
 from chatmesh.cli.chat.memory import Reactions
-from chatmesh.cli.chat.model import Kind, Model, Said, Talk
+from chatmesh.cli.chat.model import Kind, Link, Model, Said, Talk
 from chatmesh.cli.chat.screens import Ask, Confirm, Help, Search
 from chatmesh.cli.chat.widgets import Composer, History, Listing, Part
 
@@ -302,6 +302,9 @@ class ChatApp(App[None]):
         talk = self.model.open
         if talk is None:
             self._told("no conversation is open: ctrl+n")
+            return
+        if self.model.link == Link.ENDED:
+            self._told("this session is over: nothing more is sent")
             return
         self.model.drop_refused()
         if self._editing:

@@ -102,7 +102,9 @@ class Courier:
         self._stopping.set()
 
     def _ended(self, error: sdk.ChatmeshError) -> None:
-        self.model.link, self.model.problem = Link.ENDED, str(error)
+        hint = "; a second screen of a user needs its own --store"
+        is_store = isinstance(error, sdk.StoreFailed)
+        self.model.link, self.model.problem = Link.ENDED, f"{error}{hint if is_store else ''}"
         self._changed()
 
     def _show_unanswered(self) -> None:

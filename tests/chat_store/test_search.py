@@ -285,6 +285,8 @@ async def test_members_find_what_was_said_while_they_were_members(api: Api) -> N
     assert await found(api, before, "needle", conversation_id=group) == []
     assert await found(api, before, "changed") == []
     assert await found(api, owner, "changed") == ["needle changed"]
+    # nor, edited after somebody came, what was said before
+    assert await found(api, later, "changed") == []
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from chatmesh.v1 import session_pb2 as pb
 
 SnapshotHandler = Callable[[Snapshot], Awaitable[None]]
 
-REASON_SECONDS: Final = 5.0
+REASON_SECONDS: Final = 1.0
 """How long the reason of a broken stream is waited for."""
 MIN_RENEWAL_SECONDS: Final = 1.0
 

@@ -86,7 +86,7 @@ async def test_each_of_many_traces_holds_every_hop_once(running_mesh: RunningMes
             await all_see((phone, other), lambda device: len(device.stored) >= number)  # noqa: B023
     path, traces = running_mesh.folder.spans_file, [context[:16].hex() for context in contexts]
     found: list[list[spans.Span]] = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while sum(_shape(one) == SHAPE for one in found) < WHOLE:
             await asyncio.sleep(0.5)
             found = await asyncio.to_thread(lambda: [spans.spans_of_trace(path, t) for t in traces])

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from chatmesh.embedded.running import RunningMesh
 
 
+@pytest.fixture(scope="session", autouse=True)
+async def grpc_for_good() -> None:
+    """Holds grpc.aio up to the end of the tests.
+
+    With the last of its objects grpc.aio takes its poller down, and waits in that object's
+    destructor until every operation has ended. When the garbage collector is who finds the last
+    object, no event loop runs that could end them, and the wait is for ever.
+    """
+    import grpc
+
+    grpc.aio.init_grpc_aio()
+
+
 @pytest.fixture(scope="session")
 def running_mesh() -> Iterator["RunningMesh"]:
     """PostgreSQL, Valkey, five servers, two chat nodes, on free ports."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import os
+import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 60
 SIZE = (100, 30)
-_numbers = itertools.count()
 
 
 def text_of(screen: Screen[Any]) -> str:
@@ -115,7 +113,7 @@ class Chat:
     def __init__(self, mesh: RunningMesh, folder: Path) -> None:
         self.mesh = mesh
         self.folder = folder
-        self.suffix = f"{os.getpid()}-{next(_numbers)}"
+        self.suffix = uuid.uuid4().hex[:12]
 
     def name(self, user: str) -> str:
         """The user's id here."""

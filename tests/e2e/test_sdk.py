@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import os
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,15 +40,13 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.mesh]
 
-_numbers = itertools.count()
-
 
 class Chat:
     """Clients of users that no other test has."""
 
     def __init__(self, mesh: RunningMesh) -> None:
         self.mesh = mesh
-        self.suffix = f"{os.getpid()}-{next(_numbers)}"
+        self.suffix = uuid.uuid4().hex[:12]
 
     def name(self, user: str) -> str:
         return f"{user}-{self.suffix}"

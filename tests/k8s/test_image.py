@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -167,7 +168,8 @@ def test_what_the_wheel_needs_is_sent_to_the_builder() -> None:
         for line in (ROOT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "tools"}
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    packages = set(build["targets"]["wheel"]["packages"])
     assert packages | {"protos", "pyproject.toml", "README.md", "LICENSE"} <= sent
     copied = set(re.findall(r"(?:requirements[\w-]*\.lock|tools/\w+\.py)", STAGES[0]))
     assert copied <= sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -53,6 +54,20 @@ async def say(world: World, sender: AccountRow, conversation: int, count: int) -
     return last
 
 
+async def until_after(world: World, session: OpenedSession) -> None:
+    """Until the second in which a session was opened is over: a restore takes longer, but not here.
+
+    A session's number is the second of its opening and a count that the restore sets back.
+    """
+    began = "SELECT chat.now_ms() / 1000 - 1767225600 > %s"
+    async with asyncio.timeout(30), await psycopg.AsyncConnection.connect(world.url) as connection:
+        while True:
+            cursor = await connection.execute(began, (session.session_no >> 24,))
+            if (await cursor.fetchone() or (False,))[0]:
+                return
+            await connection.rollback()
+
+
 async def test_devices_notice_and_converge(server: Server, world: World, tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     one, two = await world.users(2)
@@ -88,6 +103,7 @@ async def test_devices_notice_and_converge(server: Server, world: World, tmp_pat
         tokens = PageTokens(b"k" * 32, SystemClock().wall_ms)
         page = await Snapshots(rewound.store, tokens).page(who, GetSnapshotRequest())
         assert page.conversations[0].last_message.content.text.body == f"{url} 59"
+        await until_after(rewound, before)
         again = await opened(
             rewound, two, "ahead", (page.as_of.timeline_seq, page.as_of.message_id)
         )

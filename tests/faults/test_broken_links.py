@@ -102,6 +102,21 @@ async def test_answers_of_commits_that_are_cut_off_store_nothing_twice(links: Li
         assert not any(result.HasField("problem") for result in phone.results.values())
 
 
+async def until_commits_wait(links: Links, waiting: str) -> None:
+    """A reload is asked for, not done, when its call returns: until a commit of ours waits."""
+    async with asyncio.timeout(60):
+        while True:
+            commit = asyncio.create_task(links.ask("select pg_logical_emit_message(true, '', '')"))
+            found: list[tuple[int]] = []
+            while not found and not commit.done():
+                found = await links.ask(waiting)
+            for (pid,) in found:
+                await links.ask("select pg_cancel_backend(%s)", pid)
+            await commit
+            if found:
+                return
+
+
 async def test_a_standby_that_hangs_holds_answers_back(links: Links) -> None:
     """Whoever cancels the wait for a synchronous standby makes the outcome unknown, not good: the
     message is committed again under its key until the standby has it."""
@@ -113,6 +128,7 @@ async def test_a_standby_that_hangs_holds_answers_back(links: Links) -> None:
         await links.ask("alter system set synchronous_standby_names = 'hangs'")
         await links.ask("select pg_reload_conf()")
         try:
+            await until_commits_wait(links, waiting)
             keys = await phone.send("waits", to=bob)
             seen: set[int] = set()
             async with asyncio.timeout(60):
